@@ -1,0 +1,1 @@
+//! Configuration: text to validated values, all errors at once.

@@ -1,0 +1,130 @@
+//! What a vote is about: nodes, values, tokens, and the lease they add up to.
+
+use super::time::Instant;
+use super::timing::Timing;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// One lock node, by its place in the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NodeId(pub u8);
+
+/// Majority of the *configured* nodes, reachable or not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Quorum {
+    nodes: u8,
+}
+
+impl Quorum {
+    /// # Panics
+    /// With no node at all: configuration refuses that.
+    pub fn of(nodes: u8) -> Self {
+        assert!(nodes > 0, "a quorum needs a node");
+        Quorum { nodes }
+    }
+
+    pub fn nodes(self) -> usize {
+        usize::from(self.nodes)
+    }
+
+    pub fn size(self) -> usize {
+        usize::from(self.nodes / 2 + 1)
+    }
+
+    pub fn ids(self) -> impl Iterator<Item = NodeId> {
+        (0..self.nodes).map(NodeId)
+    }
+}
+
+/// Number of a term, larger than those of all earlier terms of the keeper. Below 2^53, so that Lua and JavaScript hold it exactly.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct FencingToken(pub u64);
+
+impl FencingToken {
+    pub const MAX: FencingToken = FencingToken((1 << 53) - 1);
+
+    pub fn next(self) -> FencingToken {
+        FencingToken(self.0 + 1)
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{}", self.0)
+    }
+}
+
+/// Value of one election attempt and of the term it may win: 32 lower-case hex digits on the wire, as the npm package writes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value(pub u128);
+
+impl Value {
+    /// Ours if it has our form; anything else belongs to somebody with another habit.
+    pub fn parse(text: &[u8]) -> Option<Value> {
+        if text.len() != 32 || !text.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        let text = std::str::from_utf8(text).ok()?;
+        u128::from_str_radix(text, 16).ok().map(Value)
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}…", self.0 >> 96)
+    }
+}
+
+/// The right to run until an instant: one vote per node, each with its own end.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Lease {
+    pub value: Value,
+    pub token: FencingToken,
+    quorum: Quorum,
+    vote_ends: BTreeMap<NodeId, Instant>,
+}
+
+impl Lease {
+    pub fn new(value: Value, token: FencingToken, quorum: Quorum) -> Self {
+        Lease { value, token, quorum, vote_ends: BTreeMap::new() }
+    }
+
+    /// Counts a yes of `node` to a request sent at `sent`. An older answer never shortens a newer one.
+    pub fn add_vote(&mut self, node: NodeId, sent: Instant, timing: &Timing) {
+        let ends = timing.vote_ends(sent);
+        let vote = self.vote_ends.entry(node).or_insert(ends);
+        *vote = (*vote).max(ends);
+    }
+
+    /// Forgets the vote of a node that lost it or gave it to somebody else.
+    pub fn drop_vote(&mut self, node: NodeId) {
+        self.vote_ends.remove(&node);
+    }
+
+    pub fn votes(&self) -> usize {
+        self.vote_ends.len()
+    }
+
+    pub fn has_time_left(&self, node: NodeId, now: Instant) -> bool {
+        self.vote_ends.get(&node).is_some_and(|ends| *ends > now)
+    }
+
+    /// The Q-th largest end: until then at least Q nodes still hold the value. `None` with fewer than Q votes.
+    pub fn valid_until(&self) -> Option<Instant> {
+        let mut ends: Vec<Instant> = self.vote_ends.values().copied().collect();
+        ends.sort_unstable_by(|a, b| b.cmp(a));
+        ends.get(self.quorum.size() - 1).copied()
+    }
+}

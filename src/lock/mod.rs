@@ -1,0 +1,33 @@
+//! The lock engines: how the core's requests reach the nodes.
+
+use crate::core::request::{Request, Ticket};
+use std::time::Duration;
+
+pub mod redis;
+
+/// A keeper registered with an engine, by its place in registration order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct KeeperId(pub u32);
+
+/// What an engine must know of a keeper, fixed for the keeper's life.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The whole lock key: prefix + lock name.
+    pub key: String,
+    pub ttl: Duration,
+    pub node_timeout: Duration,
+}
+
+/// This daemon, as it shows itself to other hosts in the fence.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub host: String,
+    pub pid: u32,
+}
+
+/// One request on its way to one node.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub ticket: Ticket,
+    pub request: Request,
+}

@@ -1,0 +1,1 @@
+//! Redlock over a quorum of independent Redis nodes.
