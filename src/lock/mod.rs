@@ -3,6 +3,7 @@
 use crate::core::request::{Request, Ticket};
 use std::time::Duration;
 
+pub mod local;
 pub mod redis;
 
 /// A keeper registered with an engine, by its place in registration order.
