@@ -1,8 +1,10 @@
 //! The environment, handed in as a value, and the four variables that stand in for keys of the file.
 
 use super::RetryCount;
-use super::decode::{Field, Located, Report, Source};
-use super::schema::{RawNodes, check_ttl};
+use super::decode::{Field, Located};
+use super::report::{Report, Source};
+use super::schema::RawNodes;
+use super::values::check_ttl;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;

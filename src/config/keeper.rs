@@ -1,6 +1,7 @@
 //! One `[[keeper]]` over `[defaults]` to what is run, and no two of them in each other's way.
 
-use super::decode::{Field, Place, Report, Source};
+use super::decode::Field;
+use super::report::{Place, Report, Source};
 use super::schema::RawKeeper;
 use super::{KeeperConfig, ProcessConfig, TTL_DEFAULT};
 use crate::core::restart::{RestartPolicy, RestartRules};

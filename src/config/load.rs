@@ -1,6 +1,7 @@
 //! Files to text to the configuration as written: reading, including, and TOML's own errors.
 
-use super::decode::{Field, Located, Place, Report, Source};
+use super::decode::{Field, Located};
+use super::report::{Place, Report, Source};
 use super::schema::{self, RawConfig, RawKeeper};
 use super::{Config, ConfigErrors, Env, KEEPERS_MAX, validate};
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
 //! Configuration: text to validated values, all errors at once.
 //!
 //! ```text
-//! file, included files ─ decode (types, unknown keys) ─► schema (as written) ─┐
-//! environment ────────────────────────────────────────────────────────────────┴─ validate ─► Config
+//! file, included files ─ load ─► schema, values (types, unknown keys) ─► as written ─┐
+//! environment ───────────────────────────────────────────────────────────────────────┴─ validate, keeper ─► Config
 //! ```
 //! Serde stops at the first error, so the spanned TOML tree is walked by hand: an operator with five mistakes makes one round trip.
 
@@ -12,8 +12,10 @@ mod environment;
 mod keeper;
 mod load;
 mod places;
+mod report;
 mod schema;
 mod validate;
+mod values;
 
 pub use address::{BadAddress, NodeAddress};
 pub use environment::Env;

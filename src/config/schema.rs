@@ -1,10 +1,11 @@
 //! The keys of each table, and the configuration as it was written: typed, but with nothing filled in.
 
 use super::address::NodeAddress;
-use super::decode::{Field, Item, Located, Place, Report, Shape, Source, Table, quoted};
-use super::{KEEPERS_MAX, LIMIT_NAMES, Limit, RetryCount, UNLIMITED};
+use super::decode::{Field, Item, Located, Shape, Table};
+use super::report::{Place, Report, Source};
+use super::values::{self, command, key_prefix, name, number, positive, ttl};
+use super::{KEEPERS_MAX, Limit, RetryCount};
 use crate::core::restart::RestartPolicy;
-use crate::core::timing::{Impossible, TTL_MAX, TTL_MIN};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -74,7 +75,7 @@ macro_rules! keeper_keys {
 static DEFAULTS: Shape = Shape { title: "[defaults]", keys: keeper_keys!(), not_built: KEEPER_NOT_BUILT };
 static KEEPER: Shape =
     Shape { title: "[[keeper]]", keys: keeper_keys!("name", "lock", "command"), not_built: KEEPER_NOT_BUILT };
-static LIMIT: Shape = Shape { title: "a limit", keys: &["soft", "hard"], not_built: &[] };
+pub static LIMIT: Shape = Shape { title: "a limit", keys: &["soft", "hard"], not_built: &[] };
 static INCLUDED: Shape =
     Shape { title: "an included file (it holds [[keeper]] tables only)", keys: &["keeper"], not_built: &[] };
 static SHAPES: &[&Shape] = &[&TOP, &LOCK, &CONTROL, &DEFAULTS, &KEEPER];
@@ -168,7 +169,7 @@ pub fn decode_main(root: &DeTable<'_>, source: &Arc<Source>, report: &mut Report
         })
     });
     RawConfig {
-        host: top.field("host", report, host),
+        host: top.field("host", report, values::host),
         include: include.unwrap_or_default(),
         lock: sub_table(&top, "lock", &LOCK, report).map(|t| lock(&t, report)).unwrap_or_default(),
         socket: match sub_table(&top, "control", &CONTROL, report) {
@@ -244,20 +245,20 @@ fn keeper_settings(table: &Table<'_>, report: &mut Report) -> RawKeeper {
         lock: Field::Absent,
         command: Field::Absent,
         ttl: table.field("ttl", report, ttl),
-        stop_signal: table.field("stop_signal", report, signal),
+        stop_signal: table.field("stop_signal", report, values::signal),
         stop_timeout: table.field("stop_timeout", report, Item::duration),
         working_dir: table.field("working_dir", report, Item::path),
-        env: table.field("env", report, environment),
+        env: table.field("env", report, values::environment),
         clear_env: table.field("clear_env", report, Item::boolean),
         user: table.field("user", report, Item::word),
         group: table.field("group", report, Item::word),
         groups: table
             .field("groups", report, |item, report| item.list("an array of group names", report, Item::word)),
-        umask: table.field("umask", report, umask),
-        limits: table.field("limits", report, limits),
+        umask: table.field("umask", report, values::umask),
+        limits: table.field("limits", report, values::limits),
         nice: table.field("nice", report, |item, report| number(item, -20, 19, report)),
         no_new_privileges: table.field("no_new_privileges", report, Item::boolean),
-        restart: table.field("restart", report, restart_policy),
+        restart: table.field("restart", report, values::restart_policy),
         success_exit_codes: table.field("success_exit_codes", report, |item, report| {
             item.list("an array of exit codes", report, |item, report| number(item, 0, 255, report))
         }),
@@ -275,7 +276,7 @@ fn lock(table: &Table<'_>, report: &mut Report) -> RawLock {
         engine: table.field("engine", report, |item, report| {
             item.choice(&[("redis", Engine::Redis), ("local", Engine::Local)], report)
         }),
-        nodes: table.field("nodes", report, nodes),
+        nodes: table.field("nodes", report, values::nodes),
         ttl: table.field("ttl", report, ttl),
         retry_count: table.field("retry_count", report, |item, report| {
             let count = item.integer(-1..=u32::MAX.into(), report)?;
@@ -290,221 +291,6 @@ fn lock(table: &Table<'_>, report: &mut Report) -> RawLock {
             item.duration(report).map(Quarantine::For)
         }),
         directory: table.field("directory", report, Item::path),
-    }
-}
-
-fn nodes(item: &Item<'_>, report: &mut Report) -> Option<RawNodes> {
-    let mut nodes = RawNodes::default();
-    for element in item.elements("an array of addresses such as \"redis1:6379\"", report)? {
-        match element.value().as_str() {
-            Some(text) => nodes.add(text, &element.place(), element.label(), report),
-            None => {
-                nodes.written += 1;
-                let _: Option<()> = element.wrong_type(report, "a string such as \"redis1:6379\"");
-            }
-        }
-    }
-    Some(nodes)
-}
-
-fn host(item: &Item<'_>, report: &mut Report) -> Option<String> {
-    let text = item.word(report)?;
-    match check_host(&text) {
-        Ok(()) => Some(text),
-        Err(why) => item.refuse(report, why),
-    }
-}
-
-/// The host name is shown in lines and tables.
-pub fn check_host(text: &str) -> Result<(), &'static str> {
-    if text.is_empty() || text.len() > 253 || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("must be 1 to 253 printable ASCII characters without spaces");
-    }
-    Ok(())
-}
-
-fn name(item: &Item<'_>, report: &mut Report) -> Option<String> {
-    let text = item.string(report)?;
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
-        return Some(text);
-    }
-    let complaint =
-        format!("{} must be 1 to 128 letters, digits, dots, underscores or dashes", quoted(&text));
-    item.refuse(report, complaint)
-}
-
-fn command(item: &Item<'_>, report: &mut Report) -> Option<Vec<String>> {
-    const EXPECTED: &str =
-        "an array with the program and its arguments; for a shell line write [\"sh\", \"-c\", \"...\"]";
-    let argv = item.list(EXPECTED, report, Item::string)?;
-    match argv.first().map(String::as_str) {
-        None | Some("") => item.refuse(report, "is empty; write the program and its arguments"),
-        Some(_) => Some(argv),
-    }
-}
-
-fn key_prefix(item: &Item<'_>, report: &mut Report) -> Option<String> {
-    let text = item.string(report)?;
-    if text.len() > 128 || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return item.refuse(report, "must be at most 128 printable ASCII characters without spaces");
-    }
-    if text.starts_with("keeperd:") {
-        return item.refuse(report, "must not begin with \"keeperd:\", where keeperd keeps its side keys");
-    }
-    Some(text)
-}
-
-/// The lease's own bounds, whatever else has to fit into it.
-pub fn check_ttl(ttl: Duration) -> Result<(), String> {
-    if ttl < TTL_MIN {
-        return Err(Impossible::TtlTooShort { ttl }.to_string());
-    }
-    if ttl > TTL_MAX {
-        return Err(Impossible::TtlTooLong { ttl }.to_string());
-    }
-    if !ttl.subsec_nanos().is_multiple_of(1_000_000) {
-        return Err(format!("ttl {ttl:?} must be a whole number of milliseconds, as Redis counts"));
-    }
-    Ok(())
-}
-
-fn ttl(item: &Item<'_>, report: &mut Report) -> Option<Duration> {
-    let ttl = item.duration(report)?;
-    match check_ttl(ttl) {
-        Ok(()) => Some(ttl),
-        Err(why) => {
-            report.error(&item.place(), why);
-            None
-        }
-    }
-}
-
-fn positive(item: &Item<'_>, report: &mut Report) -> Option<Duration> {
-    let span = item.duration(report)?;
-    if span.is_zero() { item.refuse(report, "must be longer than nothing") } else { Some(span) }
-}
-
-fn number<T: TryFrom<i64>>(item: &Item<'_>, from: i64, to: i64, report: &mut Report) -> Option<T> {
-    T::try_from(item.integer(from..=to, report)?).ok()
-}
-
-fn restart_policy(item: &Item<'_>, report: &mut Report) -> Option<RestartPolicy> {
-    let choices = [
-        ("always", RestartPolicy::Always),
-        ("on-failure", RestartPolicy::OnFailure),
-        ("never", RestartPolicy::Never),
-    ];
-    item.choice(&choices, report)
-}
-
-fn signal(item: &Item<'_>, report: &mut Report) -> Option<Signal> {
-    /// They pause or resume; the polite stop would never happen.
-    const NO_END: &[Signal] = &[
-        Signal::SIGSTOP,
-        Signal::SIGTSTP,
-        Signal::SIGTTIN,
-        Signal::SIGTTOU,
-        Signal::SIGCONT,
-        Signal::SIGCHLD,
-    ];
-    let Some(text) = item.value().as_str() else {
-        return item.wrong_type(report, "a string such as \"SIGTERM\"");
-    };
-    let full = if text.starts_with("SIG") { text.to_owned() } else { format!("SIG{text}") };
-    match full.parse::<Signal>() {
-        Ok(signal) if NO_END.contains(&signal) => {
-            item.refuse(report, format!("= {} does not ask a process to end; use \"SIGTERM\"", quoted(text)))
-        }
-        Ok(signal) => Some(signal),
-        Err(_) => {
-            item.refuse(report, format!("= {} is no signal; write for example \"SIGTERM\"", quoted(text)))
-        }
-    }
-}
-
-fn umask(item: &Item<'_>, report: &mut Report) -> Option<u32> {
-    const EXPECTED: &str = "a string of up to four octal digits such as \"022\"";
-    let Some(text) = item.value().as_str() else { return item.wrong_type(report, EXPECTED) };
-    let octal = (1..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
-    match u32::from_str_radix(text, 8) {
-        Ok(mask) if octal && mask <= 0o777 => Some(mask),
-        Ok(_) | Err(_) => item.refuse(report, format!("must be {EXPECTED}, at most \"0777\"")),
-    }
-}
-
-fn environment(item: &Item<'_>, report: &mut Report) -> Option<BTreeMap<String, String>> {
-    let mut variables = BTreeMap::new();
-    let mut good = true;
-    for (name, place, value) in item.entries("a table of strings", report)? {
-        let complaint = if name.is_empty() || name.contains(['=', '\0']) {
-            "cannot be the name of a variable"
-        } else if name.starts_with("KEEPERD_") {
-            "is reserved: keeperd sets these variables itself"
-        } else {
-            ""
-        };
-        if !complaint.is_empty() {
-            report.error(&place, format!("{} {complaint}", value.label()));
-            good = false;
-        }
-        match value.string(report) {
-            Some(text) => drop(variables.insert(name.to_owned(), text)),
-            None => good = false,
-        }
-    }
-    good.then_some(variables)
-}
-
-fn limits(item: &Item<'_>, report: &mut Report) -> Option<BTreeMap<String, Limit>> {
-    let mut limits = BTreeMap::new();
-    let mut good = true;
-    for (name, place, value) in item.entries("a table such as { nofile = 4096 }", report)? {
-        if !LIMIT_NAMES.contains(&name) {
-            let known = LIMIT_NAMES.join(", ");
-            report.error(&place, format!("{} is no resource limit; there are {known}", value.label()));
-            good = false;
-            continue;
-        }
-        match limit(&value, report) {
-            Some(limit) => drop(limits.insert(name.to_owned(), limit)),
-            None => good = false,
-        }
-    }
-    good.then_some(limits)
-}
-
-fn limit(item: &Item<'_>, report: &mut Report) -> Option<Limit> {
-    let Some(entries) = item.value().as_table() else {
-        return limit_value(item, report).map(|both| Limit { soft: both, hard: both });
-    };
-    let table = Table::open(entries, item.place(), item.source(), &LIMIT, &[], report);
-    let (soft, hard) = (table.field("soft", report, limit_value), table.field("hard", report, limit_value));
-    if soft.is_bad() || hard.is_bad() {
-        return None;
-    }
-    let (Some(soft), Some(hard)) = (soft.value(), hard.value()) else {
-        return item.refuse(report, "needs both, as in { soft = 1024, hard = 4096 }");
-    };
-    if soft > hard {
-        return item.refuse(report, "has a soft limit above its hard limit");
-    }
-    Some(Limit { soft, hard })
-}
-
-fn limit_value(item: &Item<'_>, report: &mut Report) -> Option<u64> {
-    const EXPECTED: &str = "a whole number from 0, or \"unlimited\"";
-    if let Some(text) = item.value().as_str() {
-        return if text == "unlimited" {
-            Some(UNLIMITED)
-        } else {
-            item.refuse(report, format!("must be {EXPECTED}, not {}", quoted(text)))
-        };
-    }
-    let Some(digits) = item.value().as_integer() else { return item.wrong_type(report, EXPECTED) };
-    match u64::from_str_radix(digits.as_str(), digits.radix()) {
-        Ok(value) if i64::try_from(value).is_ok() => Some(value),
-        Ok(_) | Err(_) => item.refuse(report, format!("must be {EXPECTED}")),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The configuration as written to the one that is run: precedence, defaults, and what must hold between keys.
 
-use super::decode::{Field, Place, Report, Source};
+use super::decode::Field;
 use super::environment::Overrides;
-use super::schema::{Engine, Quarantine, RawConfig, RawLock, RawNodes, check_host};
+use super::report::{Place, Report, Source};
+use super::schema::{Engine, Quarantine, RawConfig, RawLock, RawNodes};
+use super::values::check_host;
 use super::{
     Config, ControlConfig, Env, LocalConfig, LockConfig, NODES_MAX, NodeAddress, RedisConfig, RetryCount,
     address, keeper, places,
@@ -173,7 +175,7 @@ fn check_nodes(nodes: RawNodes, place: &Place, from_env: bool, report: &mut Repo
     match nodes.written {
         0 => report.error(place, "no Redis nodes; three are usual"),
         1 => report.warn("one Redis node: while it is down no keeper runs; three are usual"),
-        2 => report.error(place, "2 nodes: both would be needed, so each one more to fail; use 1 or 3"),
+        2 => report.error(place, "2 nodes survive no failure and fail more often than one; use 1 or 3"),
         count if count > NODES_MAX => {
             report.error(place, format!("{count} nodes; at most {NODES_MAX} are allowed, 3 or 5 are usual"));
         }
