@@ -470,7 +470,6 @@ fn an_address_becomes_a_url_for_the_connection_and_is_shown_as_written() {
         ("redis://h:1/2", "redis://h:1/2", "redis://h:1/2?protocol=resp3"),
         ("redis://u:p@h/0", "redis://u:***@h/0", "redis://u:p@h:6379/0?protocol=resp3"),
         ("redis://:p%2F@h", "redis://:***@h", "redis://:p%2F@h:6379/?protocol=resp3"),
-        ("redis://u@h", "redis://u@h", "redis://u@h:6379/?protocol=resp3"),
         ("redis://u:a@b@h", "redis://u:***@h", "redis://u:a@b@h:6379/?protocol=resp3"),
         ("unix:///run/r.sock", "unix:///run/r.sock", "unix:///run/r.sock?protocol=resp3"),
     ];
@@ -516,6 +515,8 @@ fn what_is_no_address_is_refused_without_being_quoted() {
             "redis://:se#cret@h",
             "must be redis://user:password@host:port/db; write ? and # in a password as %3F and %23",
         ),
+        ("redis://secret@h", "has a login without a password; write redis://user:password@host:port"),
+        ("redis://u:@h", "has a login without a password; write redis://user:password@host:port"),
         ("redis://h/x", "must end in a database number, as in redis://host:6379/0"),
         (
             "redis://0.0.0.0",

@@ -106,22 +106,25 @@ fn redis_url(rest: &str) -> Result<NodeAddress, BadAddress> {
     if database.len() > 5 || !database.bytes().all(|b| b.is_ascii_digit()) {
         return bad("must end in a database number, as in redis://host:6379/0");
     }
-    let (login, target) = match authority.rsplit_once('@') {
-        Some((login, target)) => (Some(login), target),
-        None => (None, authority),
+    let (login, masked, target) = match authority.rsplit_once('@') {
+        None => (String::new(), String::new(), authority),
+        Some((login, target)) => match login.split_once(':') {
+            Some((user, password)) if !password.is_empty() => {
+                (format!("{login}@"), format!("{user}:***@"), target)
+            }
+            // Often a password in the place of the user: the client library would send none and the log would show it.
+            Some(_) | None => {
+                return bad("has a login without a password; write redis://user:password@host:port");
+            }
+        },
     };
     let (host, port) = host_and_port(target)?;
-    let (login, masked, has_password) = match login.map(|login| (login, login.split_once(':'))) {
-        None => (String::new(), String::new(), false),
-        Some((login, None)) => (format!("{login}@"), format!("{login}@"), false),
-        Some((login, Some((user, _)))) => (format!("{login}@"), format!("{user}:***@"), true),
-    };
     let path = if rest.contains('/') { format!("/{database}") } else { String::new() };
     Ok(NodeAddress {
         shown: format!("redis://{masked}{target}{path}"),
         url: format!("redis://{login}{host}:{port}/{database}?protocol=resp3"),
         server: format!("{}:{port}", host.to_ascii_lowercase()),
-        has_password,
+        has_password: !login.is_empty(),
     })
 }
 
