@@ -47,7 +47,7 @@ fn redis(config: &Config) -> &RedisConfig {
 
 /// A directory of its own for a test that needs files.
 fn directory(test: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{test}-{}", std::process::id()));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{test}"));
     let _ = fs::remove_dir_all(&path);
     fs::create_dir_all(path.join("keepers.d")).expect("the target directory can be written");
     path
