@@ -1,1 +1,3 @@
 //! Commands other than the daemon.
+
+pub mod check;
