@@ -98,6 +98,10 @@ impl Local {
         id
     }
 
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// A duplicate of the lock's descriptor, for the guard and the child.
     pub fn descriptor(&self, keeper: KeeperId) -> io::Result<OwnedFd> {
         let file = Rc::clone(&self.entries.borrow()[keeper.0 as usize].file);
