@@ -1,1 +1,79 @@
-//! The guard: one process per term that kills the child's tree at its own boot-time deadline.
+//! One process per term that runs the keeper's child and ends it in time, whatever happens to the daemon.
+//!
+//! The guard is this binary, executed again under another name, with a socket to the daemon and nothing else. It knows two
+//! absolute deadlines on `CLOCK_BOOTTIME` and needs no frame to act on them: *silence is death*. The daemon prolongs them, starts
+//! the child (again) by command, and learns from [`Event::TreeDead`] that nothing of the keeper lives any more.
+//!
+//! * `frame`: what they say to each other. `spec`: what is to be run.
+//! * `daemon`: the daemon's handle. `process`: the guard's loop. `setup`: what it does to itself before.
+//! * `spawn`: from fork to exec. `tree`, `cgroup`: finding and killing everything. `sys`: the only unsafe code.
+
+pub mod cgroup;
+mod daemon;
+mod frame;
+mod process;
+mod setup;
+mod spawn;
+mod spec;
+mod sys;
+mod tree;
+
+pub use daemon::{Guard, Launch, Lost, OWN_EXECUTABLE, Output};
+pub use frame::{Ack, Command, Deadlines, Event, Report, Seq, Stage, Why};
+pub use spec::{ChildSpec, LIMITS, Limit, limit_by_name};
+pub use sys::Exit;
+pub use tree::LastResort;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+const GUARD_TITLE: &str = "keeperd: guard ";
+const RELEASER_TITLE: &str = "keeperd: releaser ";
+
+/// The first call in `main`, before arguments are parsed or a thread is started: plays the part that argv[0] names, and returns only
+/// when it names none. `releaser` is run in a process of its own, with the bytes of [`Launch::releaser`] to read from; what it
+/// returns is the exit code.
+pub fn main_if_guard(releaser: fn(OwnedFd) -> i32) {
+    let title = std::env::args_os().next().unwrap_or_default();
+    let plays = |role: &str| title.as_bytes().starts_with(role.as_bytes());
+    if plays(GUARD_TITLE) {
+        std::process::exit(guard_main());
+    }
+    if plays(RELEASER_TITLE) {
+        let _ = prctl::set_dumpable(false); // exec has made it readable again, and the bytes may hold a password
+        setup::name_process("keeperd-release");
+        std::process::exit(releaser(sys::inherited(3)));
+    }
+}
+
+fn guard_main() -> i32 {
+    std::panic::set_hook(Box::new(|panic| last_cry(&format!("keeperd guard: {panic}\n"))));
+    let guard = match process::Guard::arm(sys::inherited(0)) {
+        Ok(Some(guard)) => guard,
+        Ok(None) => return 0,
+        Err(error) => {
+            last_cry(&format!("keeperd guard: cannot be armed: {error}\n"));
+            return 1;
+        }
+    };
+    let ending = guard.run();
+    match &ending.releaser {
+        None => 0,
+        Some(releaser) => {
+            process::become_releaser(&ending, releaser, RELEASER_TITLE);
+            1
+        }
+    }
+}
+
+/// Into the child's stderr, which is the only place there is; not if that would mean waiting for a reader.
+fn last_cry(text: &str) {
+    let stderr = std::io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut fds, PollTimeout::ZERO) == Ok(1) {
+        let _ = (&stderr).write_all(text.as_bytes());
+    }
+}

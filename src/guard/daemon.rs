@@ -1,0 +1,202 @@
+//! The daemon's side of a guard.
+
+use super::frame::{Arm, Command, Deadlines, Event, Order, SIZE, Seq};
+use super::spec::{ChildSpec, sealed};
+use super::{GUARD_TITLE, cgroup, sys, tree};
+use nix::errno::Errno;
+use nix::fcntl::{F_SETFL, F_SETPIPE_SZ, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, socketpair,
+};
+use nix::unistd::pipe2;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+
+/// This very binary, also when its file has been replaced meanwhile.
+pub const OWN_EXECUTABLE: &str = "/proc/self/exe";
+
+/// Room for bursts of output, so that the child is not held up by a busy daemon.
+const PIPE_SIZE: i32 = 256 * 1024;
+
+/// All that a term's guard must know.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// [`OWN_EXECUTABLE`], except in tests.
+    pub executable: &'a Path,
+    pub spec: &'a ChildSpec,
+    /// Fencing token of the term; only a part of the cgroup's name here.
+    pub token: u64,
+    pub deadlines: Deadlines,
+    /// How long the child may take to stop when the daemon is gone.
+    pub stop_timeout: Duration,
+    /// What the releaser gets when the daemon is gone and the tree is dead. Opaque here; may hold secrets.
+    pub releaser: Option<&'a [u8]>,
+    /// Lock file of the local engine: guard and main process hold it too (R4).
+    pub lock: Option<BorrowedFd<'a>>,
+    /// Whether to use a cgroup if there is one.
+    pub cgroup: bool,
+}
+
+/// Read ends of what the child writes. They end when the guard does, not when the child does.
+#[derive(Debug)]
+pub struct Output {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// The guard process is dead and reaped: its main child has been killed by the kernel, the rest of the tree may live.
+/// Expected after `Quit`; otherwise what [`super::LastResort::pass`] wants.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the guard {pid} is gone: {}", status.map_or("not our child any more".to_owned(), |s| s.to_string()))]
+pub struct Lost {
+    pub pid: u32,
+    pub status: Option<ExitStatus>,
+    /// Cgroup of the tree, if one was used.
+    pub leaf: Option<PathBuf>,
+}
+
+/// A guard as the daemon holds it. Dropping it ends the term: the guard takes the end of the socket as the daemon's death.
+#[derive(Debug)]
+pub struct Guard {
+    socket: AsyncFd<OwnedFd>,
+    process: AsyncFd<OwnedFd>,
+    child: Child,
+    last: Seq,
+    leaf: Option<PathBuf>,
+}
+
+impl Guard {
+    /// Starts the guard and hands it everything; forks no child. [`Event::Armed`] comes next, but [`Command::Spawn`] need not wait
+    /// for it. To be called inside a tokio runtime, on the thread that also calls [`super::LastResort::pass`].
+    pub fn launch(launch: &Launch<'_>) -> io::Result<(Guard, Output)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        fcntl(&ours, F_SETFL(OFlag::O_NONBLOCK))?; // ours only: the two ends are separate
+        let (stdout, child_stdout) = output_pipe()?;
+        let (stderr, child_stderr) = output_pipe()?;
+        // All fallible preparation comes before the process exists.
+        let spec = sealed(&serde_json::to_vec(launch.spec)?)?;
+        let releaser = launch.releaser.map(sealed).transpose()?;
+        // No pre_exec, uid or groups here: std then uses posix_spawn, which is safe in a process with threads.
+        let child = std::process::Command::new(launch.executable)
+            .arg0(format!("{GUARD_TITLE}{}", launch.spec.keeper))
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::from(child_stdout))
+            .stderr(Stdio::from(child_stderr))
+            .spawn()?;
+        let own = if launch.cgroup { cgroup::own() } else { None };
+        let leaf = own.map(|own| cgroup::leaf_path(&own, &launch.spec.keeper, launch.token, child.id()));
+        let process = sys::watched(sys::pidfd(child.id())?)?;
+        let socket = sys::watched(ours)?;
+        let mut guard = Guard { socket, process, child, last: Seq(0), leaf };
+        let fds: Vec<RawFd> = [Some(spec.as_raw_fd()), releaser.as_ref().map(AsRawFd::as_raw_fd)]
+            .into_iter()
+            .chain([launch.lock.as_ref().map(AsRawFd::as_raw_fd)])
+            .flatten()
+            .collect();
+        guard.transmit(Order::Arm(Arm::from(launch)), &fds);
+        Ok((guard, Output { stdout, stderr }))
+    }
+
+    /// The guard's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Never waits. A guard that does not read is killed, and [`Guard::recv`] says so.
+    pub fn send(&mut self, command: Command) -> Seq {
+        self.transmit(Order::Command(command), &[])
+    }
+
+    fn transmit(&mut self, order: Order, fds: &[RawFd]) -> Seq {
+        self.last = Seq(self.last.0 + 1);
+        let bytes = order.encode(self.last);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let socket = self.socket.get_ref().as_raw_fd();
+        let sent = if fds.is_empty() {
+            send(socket, &bytes, flags)
+        } else {
+            sendmsg::<()>(socket, &[IoSlice::new(&bytes)], &[ControlMessage::ScmRights(fds)], flags, None)
+        };
+        if sent != Ok(SIZE) {
+            self.kill();
+        }
+        self.last
+    }
+
+    /// SIGKILL to the guard itself, for one that no longer acknowledges (R10). Its main child dies with it; the rest is for
+    /// [`super::LastResort`].
+    pub fn kill(&self) {
+        tree::kill_guard(self.process.get_ref());
+    }
+
+    /// What the guard says next. May be dropped and called again without losing anything. After the guard's end every call says
+    /// [`Lost`], once all it had said before has been handed out.
+    pub async fn recv(&mut self) -> Result<Event, Lost> {
+        loop {
+            if let Some(event) = self.next_frame() {
+                return Ok(event);
+            }
+            tokio::select! {
+                // Tried again at the top of the loop; the kernel keeps frames of a dead guard for us.
+                ready = self.socket.readable() => if let Ok(mut ready) = ready { ready.clear_ready() },
+                _ = self.process.readable() => return self.last_words(),
+            }
+        }
+    }
+
+    /// A frame sent between the look at the socket and the death must not be lost.
+    fn last_words(&mut self) -> Result<Event, Lost> {
+        match self.next_frame() {
+            Some(event) => Ok(event),
+            None => Err(Lost {
+                pid: self.child.id(),
+                status: self.child.try_wait().ok().flatten(),
+                leaf: self.leaf.clone(),
+            }),
+        }
+    }
+
+    fn next_frame(&mut self) -> Option<Event> {
+        let mut bytes = [0; SIZE + 1];
+        match recv(self.socket.get_ref().as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN | Errno::EINTR) => None,
+            Ok(length) if length > 0 => {
+                let event = Event::decode(&bytes[..length]);
+                if event.is_none() {
+                    self.kill(); // another binary: nothing it says can be relied on
+                }
+                event
+            }
+            Ok(_) | Err(_) => {
+                self.kill(); // it has closed its end, so it is going anyway; a half-dead guard would be worse
+                None
+            }
+        }
+    }
+}
+
+impl From<&Launch<'_>> for Arm {
+    fn from(launch: &Launch<'_>) -> Self {
+        Arm {
+            token: launch.token,
+            deadlines: launch.deadlines,
+            stop_timeout: launch.stop_timeout,
+            releaser: launch.releaser.is_some(),
+            lock: launch.lock.is_some(),
+            cgroup: launch.cgroup,
+        }
+    }
+}
+
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let _ = fcntl(&writer, F_SETPIPE_SZ(PIPE_SIZE)); // refused when the user's quota of pipe memory is used up
+    Ok((reader, writer))
+}

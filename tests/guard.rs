@@ -1,0 +1,818 @@
+//! The guard with real processes. This binary is run again as guard, as releaser, and as misbehaving child, so it has a `main` of its
+//! own; one test at a time, because they measure.
+
+use keeperd::clock;
+use keeperd::guard::{
+    self, Ack, ChildSpec, Command, Deadlines, Event, Exit, Guard, LastResort, Launch, Limit, Lost, Output,
+    Stage, Why,
+};
+use libtest_mimic::{Arguments, Trial};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[path = "guard/adversaries.rs"]
+mod adversaries;
+
+fn main() {
+    guard::main_if_guard(release);
+    adversaries::main_if_adversary();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials()).exit();
+}
+
+macro_rules! sentences {
+    ($($test:ident,)*) => {
+        fn trials() -> Vec<Trial> {
+            vec![$(Trial::test(stringify!($test), || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on($test());
+                Ok(())
+            })),*]
+        }
+    };
+}
+
+sentences! {
+    arms_before_it_forks,
+    runs_the_child_with_the_environment_and_identity_given,
+    child_is_clean_stdin_null_mask_empty_sigpipe_default_no_extra_descriptors,
+    child_holds_the_lock_file_and_so_does_the_guard,
+    exec_failure_reports_stage_and_errno,
+    command_is_looked_up_in_the_childs_path,
+    child_ignoring_sigterm_dies_at_kill_by,
+    child_that_obeys_stops_at_once,
+    stopped_child_is_killed,
+    stop_at_fires_by_itself_with_a_silent_daemon,
+    deadline_after_stop_at_is_refused_and_a_smaller_one_taken,
+    prolonged_deadlines_keep_the_child_alive,
+    stop_without_a_child_is_dead_at_once_and_final,
+    late_spawn_is_refused,
+    repeated_sequence_number_ends_everything,
+    end_of_socket_kills_and_releases,
+    end_of_socket_without_a_child_releases_at_once,
+    quit_does_not_release,
+    quit_is_refused_while_the_child_lives,
+    main_exit_kills_what_it_left_behind,
+    double_forked_grandchild_dies_with_a_cgroup,
+    double_forked_grandchild_dies_without_a_cgroup,
+    a_thousand_sessions_die_with_a_cgroup,
+    a_thousand_sessions_die_without_a_cgroup,
+    fork_hoppers_die_with_a_cgroup,
+    fork_hoppers_die_without_a_cgroup,
+    child_is_started_again_in_the_same_guard,
+    frozen_guard_never_execs_the_child,
+    signals_do_not_touch_the_guard,
+    killed_guard_takes_the_main_process_and_the_daemon_kills_the_rest,
+    leaf_of_a_dead_guard_is_swept_and_of_a_living_one_is_not,
+    fifty_guards_are_small,
+}
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Releaser of these tests: what it was handed is the path of a file to write.
+fn release(bytes: OwnedFd) -> i32 {
+    let mut path = String::new();
+    File::from(bytes).read_to_string(&mut path).expect("the bytes are readable from the start");
+    let fds = fs::read_dir("/proc/self/fd").expect("procfs").count();
+    fs::write(&path, format!("released {fds}")).map_or(1, |()| 0)
+}
+
+struct Term {
+    guard: Guard,
+    output: Output,
+    /// In the environment of every process of the tree, and of no other.
+    mark: String,
+    _folder: tempfile::TempDir,
+    folder: PathBuf,
+}
+
+#[derive(Clone)]
+struct Plan {
+    spec: ChildSpec,
+    deadlines: Deadlines,
+    stop_timeout: Duration,
+    release: bool,
+    lock: bool,
+    cgroup: bool,
+    executable: PathBuf,
+}
+
+fn plan(argv: &[&str]) -> Plan {
+    let now = clock::boot();
+    Plan {
+        spec: ChildSpec {
+            keeper: "test.keeper".into(),
+            argv: argv.iter().map(Into::into).collect(),
+            env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
+            working_dir: None,
+            uid: None,
+            gid: None,
+            groups: None,
+            umask: None,
+            limits: vec![],
+            nice: None,
+            no_new_privileges: true,
+            stop_signal: 15,
+        },
+        deadlines: Deadlines { stop_at: now + 60 * SECOND, kill_at: now + 65 * SECOND },
+        stop_timeout: 2 * SECOND,
+        release: false,
+        lock: false,
+        cgroup: true,
+        executable: guard::OWN_EXECUTABLE.into(),
+    }
+}
+
+fn shell(script: &str) -> Plan {
+    plan(&["sh", "-c", script])
+}
+
+fn adversary(role: &str, count: &str) -> Plan {
+    let me = std::env::current_exe().expect("procfs");
+    plan(&[me.to_str().expect("a plain path"), role, count])
+}
+
+impl Plan {
+    fn launch(mut self) -> Term {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().to_owned();
+        let mark = format!("KEEPERD_TEST_MARK={}", path.display());
+        self.spec.env.push(("KEEPERD_TEST_MARK".into(), path.clone().into()));
+        let released = path.join("released").into_os_string().into_encoded_bytes();
+        let lock = self.lock.then(|| File::create(path.join("lock")).expect("our folder"));
+        let launch = Launch {
+            executable: &self.executable,
+            spec: &self.spec,
+            token: 4711,
+            deadlines: self.deadlines,
+            stop_timeout: self.stop_timeout,
+            releaser: self.release.then_some(&released),
+            lock: lock.as_ref().map(AsFd::as_fd),
+            cgroup: self.cgroup,
+        };
+        let (guard, output) = Guard::launch(&launch).expect("a guard starts");
+        Term { guard, output, mark, _folder: folder, folder: path }
+    }
+
+    /// Launches and spawns without waiting for anything, as the daemon may.
+    fn start(self) -> Term {
+        let mut term = self.launch();
+        term.guard.send(Command::Spawn { start_by: clock::boot() + 10 * SECOND });
+        term
+    }
+}
+
+impl Term {
+    async fn next(&mut self) -> Result<Event, Lost> {
+        let event = tokio::time::timeout(10 * SECOND, self.guard.recv()).await;
+        event.expect("the guard says something within ten seconds")
+    }
+
+    /// Skips what the test is not about.
+    async fn until<T>(&mut self, wanted: impl Fn(Event) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = wanted(self.next().await.expect("the guard lives")) {
+                return found;
+            }
+        }
+    }
+
+    async fn started(&mut self) -> u32 {
+        self.until(|e| if let Event::Started { pid, .. } = e { Some(pid) } else { None }).await
+    }
+
+    async fn exited(&mut self) -> Exit {
+        self.until(|e| if let Event::Exited(exit) = e { Some(exit) } else { None }).await
+    }
+
+    async fn tree_dead(&mut self) -> u32 {
+        self.until(|e| if let Event::TreeDead { killed } = e { Some(killed) } else { None }).await
+    }
+
+    async fn ack(&mut self, command: Command) -> Ack {
+        let seq = self.guard.send(command);
+        self.until(|e| if let Event::Ack(ack) = e { (ack.seq == seq).then_some(ack) } else { None }).await
+    }
+
+    async fn ready(&mut self) {
+        self.started().await;
+        let limit = clock::boot() + 10 * SECOND;
+        while !self.folder.join("ready").exists() {
+            assert!(clock::boot() < limit, "the child never got ready");
+            tokio::time::sleep(MS).await;
+        }
+    }
+
+    async fn gone(&mut self) -> Lost {
+        loop {
+            if let Err(lost) = self.next().await {
+                return lost;
+            }
+        }
+    }
+
+    /// All that the child has written so far.
+    fn said(&self) -> String {
+        read_now(&self.output.stdout) + &read_now(&self.output.stderr)
+    }
+
+    fn survivors(&self) -> usize {
+        processes().filter(|pid| environment(pid).contains(&self.mark)).count()
+    }
+
+    async fn quit(mut self) {
+        assert_eq!(self.survivors(), 0);
+        assert!(self.ack(Command::Quit).await.accepted);
+        let lost = self.gone().await;
+        assert!(lost.status.is_some_and(|status| status.success()), "{lost}");
+        assert!(lost.leaf.is_none_or(|leaf| !leaf.exists()), "the cgroup was left behind");
+        assert!(!self.folder.join("released").exists());
+    }
+}
+
+fn read_now(pipe: &OwnedFd) -> String {
+    use nix::fcntl::{F_SETFL, OFlag, fcntl};
+    fcntl(pipe, F_SETFL(OFlag::O_NONBLOCK)).expect("our own end");
+    let mut text = Vec::new();
+    let _ = File::from(pipe.try_clone().expect("a descriptor")).read_to_end(&mut text); // ends with EAGAIN
+    String::from_utf8(text).expect("the children write text")
+}
+
+fn processes() -> impl Iterator<Item = PathBuf> {
+    let all = fs::read_dir("/proc").expect("procfs").flatten().map(|entry| entry.path());
+    all.filter(|path| path.file_name().is_some_and(|n| n.as_encoded_bytes()[0].is_ascii_digit()))
+}
+
+/// Empty for zombies, which have none.
+fn environment(process: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(process.join("environ")).unwrap_or_default()).into_owned()
+}
+
+fn status_field(status: &str, name: &str) -> String {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap_or_else(|| panic!("{name} in {status}"));
+    line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+    nix::sys::signal::kill(pid, signal).expect("it lives");
+}
+
+async fn arms_before_it_forks() {
+    let mut term = shell("sleep 100").launch();
+    let report = term.until(|e| if let Event::Armed(report) = e { Some(report) } else { None }).await;
+    assert!(report.subreaper && report.walk && report.undumpable, "{report:?}");
+    println!("    {report:?}");
+    tokio::time::sleep(50 * MS).await;
+    assert_eq!(term.survivors(), 0, "arming must not start the child");
+    let ack = term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await;
+    assert!(ack.accepted);
+    term.started().await;
+    assert!(term.survivors() > 0);
+    term.guard.send(Command::Kill);
+    assert_eq!(term.exited().await, Exit::Signal(9));
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+async fn runs_the_child_with_the_environment_and_identity_given() {
+    let mut plan = shell(
+        "env; id -u; id -g; id -G; umask; pwd; nice; ulimit -Sn; ulimit -Hn; cat /proc/self/status; \
+         cat /proc/$$/oom_score_adj; cut -d' ' -f6,5 /proc/$$/stat; echo me $$",
+    );
+    plan.spec.env.push(("GREETING".into(), "hello world".into()));
+    plan.spec.working_dir = Some("/usr".into());
+    plan.spec.umask = Some(0o027);
+    plan.spec.nice = Some(7);
+    plan.spec.limits = vec![Limit { resource: "nofile".into(), soft: 123, hard: 456 }];
+    let root = nix::unistd::Uid::effective().is_root();
+    if root {
+        (plan.spec.uid, plan.spec.gid, plan.spec.groups) = (Some(4242), Some(4243), Some(vec![4244, 4245]));
+    }
+    let mut term = plan.start();
+    let pid = term.started().await;
+    assert_eq!(term.exited().await, Exit::Code(0));
+    term.tree_dead().await;
+    let said = term.said();
+    let lines: Vec<&str> = said.lines().collect();
+    for line in [
+        "GREETING=hello world",
+        "0027",
+        "/usr",
+        "7",
+        "123",
+        "456",
+        &format!("{pid} {pid}"),
+        &format!("me {pid}"),
+    ] {
+        assert!(lines.contains(&line), "{line} in {said}");
+    }
+    assert!(!said.contains("HOME="), "nothing is inherited");
+    assert_eq!(status_field(&said, "NoNewPrivs"), "1");
+    if root {
+        assert_eq!(status_field(&said, "Uid"), "4242 4242 4242 4242");
+        assert_eq!(status_field(&said, "Gid"), "4243 4243 4243 4243");
+        assert_eq!(status_field(&said, "Groups"), "4244 4245");
+        assert_eq!(status_field(&said, "CapEff"), "0000000000000000");
+        let mine = fs::read_to_string("/proc/self/oom_score_adj").expect("procfs");
+        assert!(lines.contains(&mine.trim()), "the guard's protection is not for the child: {said}");
+    }
+    term.quit().await;
+}
+
+async fn child_is_clean_stdin_null_mask_empty_sigpipe_default_no_extra_descriptors() {
+    let mut term = shell("cat /proc/self/status; ls -l /proc/$$/fd; cut -d' ' -f41 /proc/$$/stat").start();
+    assert_eq!(term.exited().await, Exit::Code(0));
+    let said = term.said();
+    assert_eq!(status_field(&said, "SigBlk"), "0000000000000000");
+    assert_eq!(status_field(&said, "SigIgn"), "0000000000000000");
+    assert_eq!(status_field(&said, "VmLck"), "0 kB");
+    let fds: Vec<&str> = said.lines().filter(|line| line.contains(" -> ")).collect();
+    assert_eq!(fds.len(), 3, "{said}");
+    assert!(fds[0].ends_with("0 -> /dev/null"), "{said}");
+    assert!(fds[1].contains("1 -> pipe:") && fds[2].contains("2 -> pipe:"), "{said}");
+    assert_eq!(said.lines().last(), Some("0"), "normal scheduling class");
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+async fn child_holds_the_lock_file_and_so_does_the_guard() {
+    let mut plan = shell("ls -l /proc/$$/fd; sleep 100");
+    plan.lock = true;
+    let mut term = plan.start();
+    let main = term.started().await;
+    let lock = term.folder.join("lock");
+    let holds = |pid: u32| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("root or our own user");
+        fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == lock))
+    };
+    assert!(holds(term.guard.pid()) && holds(main));
+    term.guard.send(Command::Kill);
+    term.tree_dead().await;
+    assert_eq!(term.said().matches(" -> ").count(), 4, "{}", term.said());
+    term.quit().await;
+}
+
+async fn exec_failure_reports_stage_and_errno() {
+    let stage = async |plan: Plan| {
+        let mut term = plan.start();
+        let failed = term
+            .until(|e| if let Event::ExecFailed { stage, errno } = e { Some((stage, errno)) } else { None })
+            .await;
+        assert_eq!(term.tree_dead().await, 0);
+        term.quit().await;
+        failed
+    };
+    assert_eq!(stage(plan(&["no-such-program"])).await, (Stage::Exec, libc::ENOENT));
+    assert_eq!(stage(plan(&["/etc/passwd"])).await, (Stage::Exec, libc::EACCES));
+    let mut nowhere = plan(&["sh"]);
+    nowhere.spec.working_dir = Some("/no/such/folder".into());
+    assert_eq!(stage(nowhere).await, (Stage::WorkingDir, libc::ENOENT));
+    let mut odd = plan(&["sh"]);
+    odd.spec.limits = vec![Limit { resource: "nofile".into(), soft: 2, hard: 1 }];
+    assert_eq!(stage(odd).await, (Stage::Limits, libc::EINVAL));
+    assert_eq!(stage(plan(&["sh", "a\0b"])).await, (Stage::Spec, libc::EINVAL));
+}
+
+async fn command_is_looked_up_in_the_childs_path() {
+    let mut plan = plan(&["only-here"]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = folder.path().join("only-here");
+    fs::write(&program, "#!/bin/sh\necho found\n").expect("our folder");
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our file");
+    plan.spec.env = vec![("PATH".into(), folder.path().into())];
+    let mut term = plan.start();
+    assert_eq!(term.exited().await, Exit::Code(0));
+    assert_eq!(term.said(), "found\n");
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+async fn child_ignoring_sigterm_dies_at_kill_by() {
+    let mut term = shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 1; done").start();
+    term.ready().await;
+    let asked = clock::boot();
+    term.guard.send(Command::Stop { kill_by: asked + 150 * MS });
+    term.until(|e| (e == Event::Stopping(Why::Command)).then_some(())).await;
+    assert_eq!(term.exited().await, Exit::Signal(9));
+    term.tree_dead().await;
+    let took = clock::boot().since(asked);
+    println!("    dead {took:?} after a stop with 150 ms");
+    assert!(took >= 150 * MS && took < 250 * MS, "{took:?}");
+    term.quit().await;
+}
+
+async fn child_that_obeys_stops_at_once() {
+    let mut plan = shell("trap 'exit 3' USR1; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 0.01; done");
+    plan.spec.stop_signal = libc::SIGUSR1;
+    let mut term = plan.start();
+    term.ready().await;
+    term.guard.send(Command::Stop { kill_by: clock::boot() + 5 * SECOND });
+    assert_eq!(term.exited().await, Exit::Code(3));
+    term.tree_dead().await;
+    let spawn = term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await;
+    assert!(!spawn.accepted, "stopping is final");
+    term.quit().await;
+}
+
+async fn stopped_child_is_killed() {
+    for command in [Command::Kill, Command::Stop { kill_by: clock::boot() + 60 * SECOND }] {
+        let mut term = shell("sleep 100").start();
+        let main = term.started().await;
+        signal(main, nix::sys::signal::SIGSTOP);
+        term.guard.send(command);
+        term.tree_dead().await;
+        term.quit().await;
+    }
+}
+
+async fn stop_at_fires_by_itself_with_a_silent_daemon() {
+    let mut plan = shell("trap '' TERM; while :; do sleep 1; done");
+    let now = clock::boot();
+    plan.deadlines = Deadlines { stop_at: now + 200 * MS, kill_at: now + 300 * MS };
+    let Deadlines { stop_at, kill_at } = plan.deadlines;
+    let mut term = plan.start();
+    term.until(|e| (e == Event::Stopping(Why::Deadline)).then_some(())).await;
+    let late = clock::boot().since(stop_at);
+    assert!(clock::boot() >= stop_at && late < 50 * MS, "{late:?}");
+    assert_eq!(term.exited().await, Exit::Signal(9));
+    term.tree_dead().await;
+    println!("    stop signal {late:?} late, tree dead {:?} after kill_at", clock::boot().since(kill_at));
+    assert!(clock::boot() >= kill_at && clock::boot().since(kill_at) < 50 * MS);
+    term.quit().await;
+}
+
+async fn deadline_after_stop_at_is_refused_and_a_smaller_one_taken() {
+    let mut plan = shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 1; done");
+    let now = clock::boot();
+    plan.deadlines = Deadlines { stop_at: now + 300 * MS, kill_at: now + 20 * SECOND };
+    let old = plan.deadlines;
+    let mut term = plan.start();
+    term.ready().await;
+    term.until(|e| (e == Event::Stopping(Why::Deadline)).then_some(())).await;
+    let later = Deadlines { stop_at: now + 30 * SECOND, kill_at: now + 40 * SECOND };
+    let ack = term.ack(Command::Deadlines(later)).await;
+    assert!(!ack.accepted);
+    assert_eq!(ack.deadlines, old);
+    let sooner = Deadlines { stop_at: now, kill_at: clock::boot() + 50 * MS };
+    let ack = term.ack(Command::Deadlines(sooner)).await;
+    assert!(ack.accepted);
+    assert_eq!(ack.deadlines.kill_at, sooner.kill_at);
+    term.tree_dead().await;
+    assert!(clock::boot().since(sooner.kill_at) < 100 * MS);
+    term.quit().await;
+}
+
+async fn prolonged_deadlines_keep_the_child_alive() {
+    let mut plan = shell("sleep 100");
+    let now = clock::boot();
+    plan.deadlines = Deadlines { stop_at: now + 200 * MS, kill_at: now + 300 * MS };
+    let mut term = plan.start();
+    term.started().await;
+    for _ in 0..10 {
+        let now = clock::boot();
+        let next = Deadlines { stop_at: now + 150 * MS, kill_at: now + 200 * MS };
+        let ack = term.ack(Command::Deadlines(next)).await;
+        assert!(ack.accepted && ack.deadlines == next);
+        tokio::time::sleep(50 * MS).await;
+    }
+    assert!(term.survivors() > 0);
+    term.until(|e| (e == Event::Stopping(Why::Deadline)).then_some(())).await;
+    assert_eq!(term.exited().await, Exit::Signal(15));
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+async fn stop_without_a_child_is_dead_at_once_and_final() {
+    let mut term = shell("sleep 100").launch();
+    term.guard.send(Command::Stop { kill_by: clock::boot() + 60 * SECOND });
+    assert_eq!(term.tree_dead().await, 0);
+    assert!(!term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+    term.quit().await;
+}
+
+async fn late_spawn_is_refused() {
+    let mut term = shell("touch $KEEPERD_TEST_MARK/ran").launch();
+    assert!(!term.ack(Command::Spawn { start_by: clock::boot() }).await.accepted);
+    tokio::time::sleep(50 * MS).await;
+    assert!(!term.folder.join("ran").exists());
+    term.quit().await;
+}
+
+async fn repeated_sequence_number_ends_everything() {
+    let mut term = shell("sleep 100").start();
+    term.started().await;
+    // The handle never repeats a number, so a copy of its own frame is put into its socket.
+    let socket = sockets_of_this_process().pop().expect("the guard's socket is the newest");
+    let mut frame = [0u8; 64];
+    (frame[0], frame[1], frame[8]) = (1, 2, 1);
+    nix::sys::socket::send(socket, &frame, nix::sys::socket::MsgFlags::empty()).expect("the guard listens");
+    assert_eq!(term.exited().await, Exit::Signal(9));
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+fn sockets_of_this_process() -> Vec<i32> {
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    let is_seqpacket =
+        |fd: &i32| getsockopt(&adversaries::borrow(*fd), sockopt::SockType) == Ok(SockType::SeqPacket);
+    let names = fs::read_dir("/proc/self/fd").expect("procfs").flatten();
+    let mut fds: Vec<i32> = names.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    fds.sort_unstable();
+    fds.retain(is_seqpacket);
+    fds
+}
+
+async fn end_of_socket_kills_and_releases() {
+    for cgroup in [true, false] {
+        let mut plan = shell(
+            "trap '' TERM; setsid sleep 100 & touch $KEEPERD_TEST_MARK/ready; while :; do sleep 1; done",
+        );
+        (plan.stop_timeout, plan.release, plan.cgroup) = (100 * MS, true, cgroup);
+        let mut term = plan.start();
+        term.ready().await;
+        let Term { guard, folder, mark, output, _folder } = term;
+        let gone = clock::boot();
+        drop(guard);
+        let released = folder.join("released");
+        while !released.exists() {
+            assert!(clock::boot().since(gone) < 2 * SECOND, "nothing was released");
+            tokio::time::sleep(MS).await;
+        }
+        let took = clock::boot().since(gone);
+        println!("    released {took:?} after the daemon's end, with a stop timeout of 100 ms");
+        assert!(took >= 100 * MS && took < 300 * MS, "{took:?}");
+        assert_eq!(processes().filter(|pid| environment(pid).contains(&mark)).count(), 0);
+        tokio::time::sleep(5 * MS).await;
+        // stdin, stdout, stderr, the bytes, and the directory it reads
+        assert_eq!(fs::read_to_string(released).expect("it exists"), "released 5");
+        drop(output);
+    }
+}
+
+async fn end_of_socket_without_a_child_releases_at_once() {
+    let mut plan = shell("sleep 100");
+    plan.release = true;
+    let mut term = plan.start();
+    term.started().await;
+    term.guard.send(Command::Kill);
+    term.tree_dead().await;
+    let gone = clock::boot();
+    let Term { guard, folder, _folder, .. } = term;
+    drop(guard);
+    while !folder.join("released").exists() {
+        assert!(clock::boot().since(gone) < SECOND, "nothing was released");
+        tokio::time::sleep(MS).await;
+    }
+}
+
+async fn quit_does_not_release() {
+    let mut plan = shell("exit 0");
+    plan.release = true;
+    let mut term = plan.start();
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+async fn quit_is_refused_while_the_child_lives() {
+    let mut term = shell("sleep 100").start();
+    term.started().await;
+    assert!(!term.ack(Command::Quit).await.accepted);
+    term.guard.send(Command::Stop { kill_by: clock::boot() + SECOND });
+    assert_eq!(term.exited().await, Exit::Signal(15));
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+async fn main_exit_kills_what_it_left_behind() {
+    let mut term = shell("setsid sleep 100 & sleep 101 & exit 4").start();
+    assert_eq!(term.exited().await, Exit::Code(4));
+    let killed = term.tree_dead().await;
+    assert!((1..=2).contains(&killed), "{killed}"); // the setsid may not have run yet
+    term.quit().await;
+}
+
+async fn grandchild(cgroup: bool) {
+    let mut plan = adversary("adversary:spread", "1");
+    plan.cgroup = cgroup;
+    let mut term = plan.start();
+    term.ready().await;
+    assert_eq!(term.survivors(), 2);
+    term.guard.send(Command::Stop { kill_by: clock::boot() + 5 * SECOND });
+    assert_eq!(term.exited().await, Exit::Signal(15));
+    assert_eq!(term.tree_dead().await, 1);
+    term.quit().await;
+}
+
+async fn double_forked_grandchild_dies_with_a_cgroup() {
+    grandchild(true).await;
+}
+
+async fn double_forked_grandchild_dies_without_a_cgroup() {
+    grandchild(false).await;
+}
+
+async fn thousand(cgroup: bool) {
+    let mut plan = adversary("adversary:spread", "1000");
+    plan.cgroup = cgroup;
+    let mut term = plan.start();
+    term.ready().await;
+    assert_eq!(term.survivors(), 1001);
+    let asked = clock::boot();
+    term.guard.send(Command::Kill);
+    let killed = term.tree_dead().await;
+    let took = clock::boot().since(asked);
+    println!("    1,000 sessions dead in {took:?}, cgroup: {cgroup}");
+    assert_eq!(killed, 1001);
+    assert!(took < 300 * MS, "{took:?}");
+    term.quit().await;
+}
+
+async fn a_thousand_sessions_die_with_a_cgroup() {
+    thousand(true).await;
+}
+
+async fn a_thousand_sessions_die_without_a_cgroup() {
+    thousand(false).await;
+}
+
+async fn hoppers(cgroup: bool) {
+    for count in ["1", "8", "64"] {
+        let mut plan = adversary("adversary:hop", count);
+        plan.cgroup = cgroup;
+        let mut term = plan.start();
+        term.ready().await;
+        tokio::time::sleep(50 * MS).await;
+        let asked = clock::boot();
+        term.guard.send(Command::Kill);
+        let killed = term.tree_dead().await;
+        let took = clock::boot().since(asked);
+        println!("    {count} hoppers dead in {took:?} after {killed} kills, cgroup: {cgroup}");
+        assert!(took < SECOND, "{took:?}");
+        term.quit().await;
+    }
+}
+
+async fn fork_hoppers_die_with_a_cgroup() {
+    hoppers(true).await;
+}
+
+async fn fork_hoppers_die_without_a_cgroup() {
+    hoppers(false).await;
+}
+
+async fn child_is_started_again_in_the_same_guard() {
+    let mut term = shell("echo run; setsid sleep 100 & exit 1").start();
+    for run in 1..=5 {
+        assert_eq!(term.exited().await, Exit::Code(1));
+        term.tree_dead().await;
+        assert_eq!(term.survivors(), 0);
+        assert_eq!(term.said(), "run\n", "run {run}");
+        assert!(term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+    }
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+/// R9: armed, frozen, asked to start, thawed when everything is over.
+async fn frozen_guard_never_execs_the_child() {
+    let mut plan = shell("touch $KEEPERD_TEST_MARK/ran");
+    let now = clock::boot();
+    plan.deadlines = Deadlines { stop_at: now + 200 * MS, kill_at: now + 300 * MS };
+    let mut term = plan.launch();
+    term.until(|e| if let Event::Armed(_) = e { Some(()) } else { None }).await;
+    signal(term.guard.pid(), nix::sys::signal::SIGSTOP);
+    let seq = term.guard.send(Command::Spawn { start_by: now + 10 * SECOND });
+    tokio::time::sleep(400 * MS).await;
+    signal(term.guard.pid(), nix::sys::signal::SIGCONT);
+    let ack =
+        term.until(|e| if let Event::Ack(ack) = e { (ack.seq == seq).then_some(ack) } else { None }).await;
+    assert!(!ack.accepted && ack.clock > ack.deadlines.kill_at);
+    tokio::time::sleep(50 * MS).await;
+    assert!(!term.folder.join("ran").exists());
+    term.quit().await;
+}
+
+async fn signals_do_not_touch_the_guard() {
+    use nix::sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1};
+    let mut term = shell("sleep 100").start();
+    term.started().await;
+    for number in [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGPIPE, SIGCHLD] {
+        signal(term.guard.pid(), number);
+    }
+    let now = clock::boot();
+    let same = Deadlines { stop_at: now + 30 * SECOND, kill_at: now + 31 * SECOND };
+    assert!(term.ack(Command::Deadlines(same)).await.accepted);
+    assert_eq!(term.survivors(), 1);
+    term.guard.send(Command::Kill);
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+/// R3: the kernel kills the main process, the daemon as subreaper of last resort the rest; a second keeper's guard is not touched.
+async fn killed_guard_takes_the_main_process_and_the_daemon_kills_the_rest() {
+    let mut last_resort = LastResort::install().expect("every kernel since 3.4");
+    for (cgroup, count) in [(true, "1"), (false, "1"), (false, "100")] {
+        let mut other = shell("sleep 100").start();
+        other.started().await;
+        let mut plan = adversary("adversary:spread", count);
+        plan.cgroup = cgroup;
+        let mut term = plan.start();
+        term.ready().await;
+        let killed = clock::boot();
+        term.guard.kill();
+        let lost = term.gone().await;
+        let guards = BTreeSet::from([other.guard.pid()]);
+        while !last_resort.pass(&lost, &guards) {
+            assert!(clock::boot().since(killed) < 2 * SECOND, "the rest does not die");
+            tokio::time::sleep(MS).await;
+        }
+        println!(
+            "    {count} orphan(s) dead {:?} after the guard, cgroup: {cgroup}",
+            clock::boot().since(killed)
+        );
+        assert_eq!(term.survivors(), 0);
+        assert!(lost.leaf.is_none_or(|leaf| !leaf.exists()));
+        assert_eq!(other.survivors(), 1, "another keeper's tree is not ours to kill");
+        other.guard.send(Command::Kill);
+        other.tree_dead().await;
+        other.quit().await;
+    }
+    nix::sys::prctl::set_child_subreaper(false).expect("only these processes should come to us");
+}
+
+async fn leaf_of_a_dead_guard_is_swept_and_of_a_living_one_is_not() {
+    let Some(own) = guard::cgroup::own().filter(|own| fs::create_dir(own.join("keeperd.probe")).is_ok())
+    else {
+        println!("    no writable cgroup2 here");
+        return;
+    };
+    fs::remove_dir(own.join("keeperd.probe")).expect("just made");
+    let mut living = shell("sleep 100").start();
+    living.started().await;
+    let mut term = adversary("adversary:spread", "3").start();
+    term.ready().await;
+    term.guard.kill();
+    let lost = term.gone().await;
+    let leaf = lost.leaf.expect("a cgroup was asked for");
+    assert!(leaf.exists());
+    let swept = guard::cgroup::sweep_leftovers(2 * SECOND);
+    assert!(swept.iter().any(|leftover| leftover.path == leaf && leftover.emptied), "{swept:?}");
+    assert!(!leaf.exists());
+    assert_eq!(term.survivors(), 0);
+    assert_eq!(living.survivors(), 1);
+    living.guard.send(Command::Kill);
+    living.tree_dead().await;
+    living.quit().await;
+}
+
+async fn fifty_guards_are_small() {
+    let mut terms = Vec::new();
+    for _ in 0..50 {
+        let mut plan = shell("exec sleep 100");
+        plan.executable = env!("CARGO_BIN_EXE_keeperd").into();
+        let began = clock::boot();
+        let mut term = plan.start();
+        term.started().await;
+        terms.push((clock::boot().since(began), term));
+    }
+    terms.sort_by_key(|(took, _)| *took);
+    let (mut pss, mut private, mut rss) = (0, 0, 0);
+    for (_, term) in &terms {
+        let path = format!("/proc/{}/smaps_rollup", term.guard.pid());
+        let Ok(rollup) = fs::read_to_string(path) else {
+            println!("    only root may look");
+            return;
+        };
+        let kib = |name: &str| {
+            status_field(&rollup, name).trim_end_matches(" kB").parse::<u64>().expect("a number")
+        };
+        pss += kib("Pss:");
+        private += kib("Private_Dirty");
+        rss += kib("Rss");
+    }
+    println!(
+        "    each of 50: PSS {} KiB, private dirty {} KiB, RSS {} KiB",
+        pss / 50,
+        private / 50,
+        rss / 50
+    );
+    println!("    launch to exec: median {:?}, longest {:?}", terms[25].0, terms[49].0);
+    if !cfg!(debug_assertions) {
+        assert!(pss / 50 <= 400);
+    }
+    for (_, mut term) in terms {
+        term.guard.send(Command::Kill);
+        term.tree_dead().await;
+        term.quit().await;
+    }
+}
