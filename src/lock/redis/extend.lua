@@ -28,6 +28,6 @@ redis.call('GET', lock)
 if there == value or shade == value then return reply('kept') end
 local ends = redis.call('HGET', marker, 'until')
 -- Without a marker nobody is granted this node before somebody writes one and waits: unless waiting is turned off.
-if not ends and tonumber(ARGV[5]) > 0 then return reply('empty') end
-if ends and TIME < (tonumber(ends) or 0) then return reply('empty') end
+if not ends and tonumber(ARGV[5]) > 0 then return reply('empty', 'absent') end
+if ends and TIME < (tonumber(ends) or 0) then return reply('empty', 'waiting') end
 return reply('gone')
