@@ -16,8 +16,9 @@ if there == value then
 end
 if there or (shade and shade ~= value) then return held('held', lock, shadow, fence) end
 if proposal > math.max(t + 1, TIME + 3600000000) then return reply('clock', int(t)) end
+-- Beyond 2^53 the next owner would get the same number.
+if math.max(t + 1, proposal) > 9007199254740991 then return reply('clock', int(t)) end
 t = math.max(t + 1, proposal)
-if t > 9007199254740991 then return reply('clock', int(t)) end -- beyond 2^53 the next owner would get the same number
 redis.call('SET', lock, value, 'PX', ttl)
 redis.call('SET', shadow, value, 'PX', ttl)
 redis.call('HSET', fence, 't', int(t), 'o', value, 'l', value, 'host', ARGV[8], 'pid', ARGV[9], 'since', int(TIME), 'ttl', ttl)

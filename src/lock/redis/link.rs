@@ -165,10 +165,7 @@ async fn all(
 }
 
 fn error_in(reply: &Value) -> Option<RedisError> {
-    match reply {
-        Value::ServerError(error) => Some(error.clone().into()),
-        _ => None,
-    }
+    if let Value::ServerError(error) = reply { Some(error.clone().into()) } else { None }
 }
 
 impl Link {

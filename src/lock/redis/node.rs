@@ -410,12 +410,16 @@ impl Node {
             return;
         }
         let trouble = Trouble::of("request", error);
-        match error.kind() {
-            ErrorKind::Server(
-                ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown,
-            ) => link.give_up(trouble),
-            ErrorKind::Server(_) | ErrorKind::Extension => self.note_refusal(error, trouble),
-            _ => link.give_up(trouble),
+        let refused = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+        let elsewhere =
+            [ServerErrorKind::ReadOnly, ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown];
+        let elsewhere = elsewhere.into_iter().any(|kind| error.kind() == ErrorKind::Server(kind))
+            // Before Redis 7 the code of an error within a script is part of its text.
+            || error.detail().is_some_and(|text| text.contains("-READONLY"));
+        if refused && !elsewhere {
+            self.note_refusal(error, trouble);
+        } else {
+            link.give_up(trouble);
         }
     }
 

@@ -33,11 +33,14 @@ pub(super) enum Marker {
 
 /// The bytes of a string of whichever kind.
 pub(super) fn text(value: &Value) -> Option<Vec<u8>> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes.clone()),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone().into_bytes()),
-        Value::Int(number) => Some(number.to_string().into_bytes()),
-        _ => None,
+    if let Value::BulkString(bytes) = value {
+        Some(bytes.clone())
+    } else if let Value::SimpleString(text) | Value::VerbatimString { text, .. } = value {
+        Some(text.clone().into_bytes())
+    } else if let Value::Int(number) = value {
+        Some(number.to_string().into_bytes())
+    } else {
+        None
     }
 }
 
@@ -196,19 +199,16 @@ pub(super) fn adopt(reply: &Value) -> Option<Adopted> {
 }
 
 fn items(reply: &Value) -> Option<&[Value]> {
-    match reply {
-        Value::Array(items) => Some(items),
-        _ => None,
-    }
+    if let Value::Array(items) = reply { Some(items) } else { None }
 }
 
 /// A value under a key; the outer `None`: not understood.
 fn under_key(reply: &Value) -> Option<Option<Vec<u8>>> {
-    match reply {
-        Value::Nil => Some(None),
-        Value::ServerError(error) if error.code() == "WRONGTYPE" => Some(Some(NOT_A_STRING.to_vec())),
-        other => text(other).map(Some),
+    if *reply == Value::Nil {
+        return Some(None);
     }
+    let other_type = matches!(reply, Value::ServerError(error) if error.code() == "WRONGTYPE");
+    if other_type { Some(Some(NOT_A_STRING.to_vec())) } else { text(reply).map(Some) }
 }
 
 /// The reads of a look, in the order `Batch::pipeline` sends them.
@@ -258,4 +258,86 @@ fn look_at_marker(
 pub(super) fn time(reply: &Value) -> Option<u64> {
     let [seconds, micros] = items(reply)? else { return None };
     number::<u64>(seconds)?.checked_mul(1_000_000)?.checked_add(number(micros)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::redis::scripts::Keys;
+    use std::time::Duration;
+
+    /// What a node might say, at random: words and numbers of the protocol, in every shape.
+    fn arbitrary(seed: &mut u64, depth: u32) -> Value {
+        const WORDS: [&str; 16] = [
+            "ok",
+            "mine",
+            "held",
+            "quarantined",
+            "late",
+            "released",
+            "clock",
+            "outrun",
+            "kept",
+            "empty",
+            "gone",
+            "foreign",
+            "adopted",
+            "denied",
+            "waiting",
+            "absent",
+        ];
+        let mut next = |n: u64| {
+            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*seed >> 33) % n
+        };
+        match next(if depth == 0 { 8 } else { 12 }) {
+            0 => Value::Nil,
+            1 => Value::Int(i64::MIN + i64::try_from(next(5)).expect("small")),
+            2 => Value::BulkString(next(u64::MAX).to_string().into_bytes()),
+            3 => Value::BulkString(vec![0xff, 0xfe]),
+            4 => Value::Double(f64::NAN),
+            5 => Value::SimpleString("-1".to_owned()),
+            6 => Value::BulkString(b"18446744073709551615".to_vec()),
+            7 => Value::BulkString(WORDS[usize::try_from(next(16)).expect("small")].into()),
+            _ => Value::Array((0..next(9)).map(|_| arbitrary(seed, depth - 1)).collect()),
+        }
+    }
+
+    #[test]
+    fn whatever_a_node_says_is_an_answer_or_silence() {
+        let identity = crate::lock::Identity { host: "h".to_owned(), pid: 1 };
+        let keys = Keys::of("redlock:x");
+        let (ttl, quarantine) = (Duration::from_secs(1), Duration::from_secs(1));
+        let context = Context { keys: &keys, ttl, run_id: "r", nodes: 1, quarantine, identity: &identity };
+        let mut seed = 1;
+        let mut understood = 0;
+        for _ in 0..100_000 {
+            // A script's reply begins well more often than chance would have it.
+            let mut items = vec![Value::Int(1), Value::BulkString(b"mine".to_vec())];
+            items.extend((0..7).map(|_| arbitrary(&mut seed, 1)));
+            items[1] = arbitrary(&mut seed, 0);
+            let replies: Vec<Value> = (0..7).map(|_| arbitrary(&mut seed, 2)).collect();
+            for replies in [vec![Value::Array(items)], replies] {
+                understood += [acquire(&replies), raise(&replies), extend(&replies), repair(&replies)]
+                    .iter()
+                    .filter(|reply| reply.is_some())
+                    .count();
+                let _ = (release(&replies), adopt(&replies[0]), time(&replies[0]), look(&replies, &context));
+            }
+        }
+        assert!(understood > 1000, "the test must reach the inside of the decoders");
+    }
+
+    #[test]
+    fn a_token_that_javascript_could_not_hold_is_not_understood() {
+        let reply = |token: &str| {
+            vec![Value::Array(vec![
+                Value::Int(1),
+                Value::SimpleString("ok".into()),
+                Value::SimpleString(token.into()),
+            ])]
+        };
+        assert!(acquire(&reply("9007199254740991")).is_some());
+        assert!(acquire(&reply("9007199254740992")).is_none());
+    }
 }
