@@ -21,13 +21,14 @@ fn extended(answer: ExtendAnswer) -> Answer {
 
 /// The holder an answer names, of whichever request.
 fn held(answer: Answer) -> Held {
-    match answer {
-        Answer::Look(LookAnswer::Held(held))
-        | Answer::Acquire(AcquireAnswer::Held(held))
-        | Answer::Extend(ExtendAnswer::Foreign(held))
-        | Answer::Repair(RepairAnswer::Foreign(held)) => held,
-        other => panic!("nobody is named: {other:?}"),
-    }
+    let (Answer::Look(LookAnswer::Held(held))
+    | Answer::Acquire(AcquireAnswer::Held(held))
+    | Answer::Extend(ExtendAnswer::Foreign(held))
+    | Answer::Repair(RepairAnswer::Foreign(held))) = answer
+    else {
+        panic!("nobody is named: {answer:?}")
+    };
+    held
 }
 
 fn is_quarantined(answer: &Answer) -> bool {

@@ -31,6 +31,23 @@ sentence! {
 }
 
 sentence! {
+    async fn over_tcp_it_is_the_same(server: Server) {
+        let mut a = Host::on(&[server.tcp_url()], &quick());
+        a.until_serving().await;
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        let _: i64 = server.run(&["DEL", KEY]);
+        a.until_touched().await;
+        server.freeze();
+        a.nodes.hold(a.keeper, true);
+        assert_eq!(a.extend(1, 1000).await, Answer::Silent);
+        a.until_lost().await;
+        server.thaw();
+        a.until_serving().await;
+        assert_eq!(a.extend(1, 1000).await, Answer::Extend(ExtendAnswer::Kept));
+    }
+}
+
+sentence! {
     async fn nothing_is_sent_to_a_node_that_does_not_serve(server: Server) {
         let mut a = Host::serving(&server, "host-a").await;
         server.kill();

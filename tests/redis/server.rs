@@ -34,6 +34,7 @@ impl Version {
 #[derive(Debug)]
 pub struct Server {
     version: Version,
+    port: u16,
     pub dir: PathBuf,
     child: Child,
 }
@@ -44,16 +45,29 @@ impl Server {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("keeperd-redis-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a temporary directory");
-        let child = Server::spawn(version, &dir);
-        Server { version, dir, child }
+        // The system does not give a port that was just free to somebody else at once.
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback").port();
+        let child = Server::spawn(version, &dir, port);
+        Server { version, port, dir, child }
     }
 
-    fn spawn(version: Version, dir: &PathBuf) -> Child {
+    fn spawn(version: Version, dir: &PathBuf, port: u16) -> Child {
         let binary = version.binary();
         let socket = dir.join("s");
         let _ = std::fs::remove_file(&socket);
         let child = Command::new(&binary)
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--unixsocket",
+            ])
             .arg(&socket)
             .arg("--dir")
             .arg(dir)
@@ -72,6 +86,10 @@ impl Server {
         format!("unix://{}", self.dir.join("s").display())
     }
 
+    pub fn tcp_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
     /// One command of somebody else.
     pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = redis::Client::open(self.url()).expect("our own URL");
@@ -88,7 +106,7 @@ impl Server {
 
     /// As after a crash: without its data.
     pub fn start_again(&mut self) {
-        self.child = Server::spawn(self.version, &self.dir);
+        self.child = Server::spawn(self.version, &self.dir, self.port);
     }
 
     pub fn freeze(&self) {

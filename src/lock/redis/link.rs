@@ -141,7 +141,7 @@ fn settings(lost: CancellationToken, limit: Duration) -> (AsyncConnectionConfig,
 /// The address with our protocol and TCP options. The URL may hold a password: it is never part of an error.
 pub(super) fn parse(url: &str, protocol: ProtocolVersion) -> Result<ConnectionInfo, String> {
     let info = redis::IntoConnectionInfo::into_connection_info(url)
-        .map_err(|error| format!("not a usable Redis address: {}", error.category()))?;
+        .map_err(|error| format!("not a usable Redis address: {error}"))?;
     let redis = info.redis_settings().clone().set_protocol(protocol).set_skip_set_lib_name();
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(5))

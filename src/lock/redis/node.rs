@@ -409,7 +409,7 @@ impl Node {
             }
             return;
         }
-        let trouble = Trouble::of("request", error);
+        let trouble = Trouble::of("last refused request", error);
         let refused = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
         let elsewhere =
             [ServerErrorKind::ReadOnly, ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown];
