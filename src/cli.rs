@@ -10,10 +10,20 @@ pub const EXIT_USAGE: i32 = 64;
 
 /// Leader-elected process supervisor: each keeper runs on exactly one host, or on none.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = "Without a command it runs the daemon.\n\nExample: keeperd --config keepers.toml")]
+#[command(
+    version,
+    about,
+    after_help = "Without a command it runs the daemon.\n\nExample: keeperd --config keepers.toml"
+)]
 pub struct Cli {
     /// Configuration file.
-    #[arg(long, global = true, value_name = "FILE", env = "KEEPERD_CONFIG", default_value = "/etc/keeperd/keepers.toml")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "KEEPERD_CONFIG",
+        default_value = "/etc/keeperd/keepers.toml"
+    )]
     pub config: PathBuf,
 
     /// text, json or journald [default: journald when stderr is the journal, else text]

@@ -99,7 +99,12 @@ impl Edge {
         let mut signals = watch_signals()?;
         let streams = tokio::spawn(read_output(new_pipes, log.clone(), format));
         let ours = open_control(&socket, Api { board: Arc::clone(&board), host: Arc::clone(&host) }).await;
-        tracing::info!(host = &*host, keepers = board.keepers().len(), "keeperd {} runs", env!("CARGO_PKG_VERSION"));
+        tracing::info!(
+            host = &*host,
+            keepers = board.keepers().len(),
+            "keeperd {} runs",
+            env!("CARGO_PKG_VERSION")
+        );
         systemd::ready();
         board.changed.notify_one();
         tokio::spawn(systemd::report(Arc::clone(&board)));

@@ -153,7 +153,11 @@ impl Waiting {
         }
         if self.dropped > 0 {
             let (keeper, dropped) = (self.keeper.as_str(), self.dropped);
-            tracing::warn!(keeper, dropped, "lines of the child were dropped: it writes faster than the log takes them");
+            tracing::warn!(
+                keeper,
+                dropped,
+                "lines of the child were dropped: it writes faster than the log takes them"
+            );
             self.dropped = 0;
         }
     }

@@ -108,19 +108,44 @@ pub enum Event {
         lease_left: Option<Duration>,
     },
     /// An attempt ended.
-    Elected { outcome: ElectionOutcome, votes: Vec<(NodeId, Said)> },
+    Elected {
+        outcome: ElectionOutcome,
+        votes: Vec<(NodeId, Said)>,
+    },
     /// An extension round was judged, `took` after it was sent.
-    Extended { outcome: ExtensionOutcome, took: Duration, votes: Vec<(NodeId, Said)> },
-    ChildStarted { pid: u32, token: FencingToken },
-    ChildExited { exit: Exit, ran: Duration },
-    ChildRestarts { after: Duration },
+    Extended {
+        outcome: ExtensionOutcome,
+        took: Duration,
+        votes: Vec<(NodeId, Said)>,
+    },
+    ChildStarted {
+        pid: u32,
+        token: FencingToken,
+    },
+    ChildExited {
+        exit: Exit,
+        ran: Duration,
+    },
+    ChildRestarts {
+        after: Duration,
+    },
     /// The stop signal or SIGKILL went to the tree.
-    StopSent { polite: bool },
-    TreeDead { killed: u32 },
+    StopSent {
+        polite: bool,
+    },
+    TreeDead {
+        killed: u32,
+    },
     /// The lease is over and the tree not proven dead: a person must act.
     TreeOutlivesLease,
     /// A node's clock is more than an hour behind this host's.
-    ClockAhead { node: NodeId, ahead_us: u64 },
+    ClockAhead {
+        node: NodeId,
+        ahead_us: u64,
+    },
     /// Released; `confirmed` nodes have said so.
-    Released { confirmed: usize, token: FencingToken },
+    Released {
+        confirmed: usize,
+        token: FencingToken,
+    },
 }

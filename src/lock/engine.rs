@@ -97,4 +97,3 @@ impl Engine {
         self.status().into_iter().map(|node| node.address).collect()
     }
 }
-

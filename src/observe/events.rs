@@ -58,14 +58,26 @@ fn log_role(keeper: &str, nodes: &[String], event: &Event) {
     let (from, to_name, why) = (role_name(*from), role_name(*to), say_reason(reason));
     macro_rules! line {
         ($level:ident) => {
-            tracing::$level!(keeper, from, to = to_name, token, votes, lease_age_ms, lease_left_ms, "{to_name}: {why}")
+            tracing::$level!(
+                keeper,
+                from,
+                to = to_name,
+                token,
+                votes,
+                lease_age_ms,
+                lease_left_ms,
+                "{to_name}: {why}"
+            )
         };
     }
     match (to, reason) {
         // Every look that finds the lock free, and every lost race, is routine.
         (Role::Candidate, _) | (Role::Standby, Reason::NotElected(_)) => line!(debug),
         (_, Reason::Foreign | Reason::LeaseEnding | Reason::GuardStopped | Reason::GuardLost(_))
-        | (_, Reason::LaunchFailed(_) | Reason::ExecFailed { .. } | Reason::GaveUp { .. } | Reason::Evicted) => {
+        | (
+            _,
+            Reason::LaunchFailed(_) | Reason::ExecFailed { .. } | Reason::GaveUp { .. } | Reason::Evicted,
+        ) => {
             line!(warn);
         }
         (
@@ -85,7 +97,9 @@ pub fn say_reason(reason: &Reason) -> String {
     match reason {
         Reason::LooksFree => "a quorum of nodes looks free".into(),
         Reason::Won => "won the election".into(),
-        Reason::NotElected(ElectionOutcome::Conflict) => "another host was elected, or the vote was split".into(),
+        Reason::NotElected(ElectionOutcome::Conflict) => {
+            "another host was elected, or the vote was split".into()
+        }
         Reason::NotElected(ElectionOutcome::NoQuorum) => "too few nodes answered and vote".into(),
         Reason::NotElected(ElectionOutcome::Late) => "the election took too long".into(),
         Reason::NotElected(ElectionOutcome::Won) => "elected".into(),

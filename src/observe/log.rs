@@ -121,7 +121,8 @@ fn write_lines(queue: &Receiver<Job>, dropped: &AtomicU64) {
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let _ = writeln!(stderr, "keeperd: {lost} log lines were dropped, stderr did not take them in time");
+            let _ =
+                writeln!(stderr, "keeperd: {lost} log lines were dropped, stderr did not take them in time");
         }
     }
 }

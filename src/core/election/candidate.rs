@@ -245,9 +245,7 @@ impl Attempt {
     fn still_open(&self, round: &Round<AcquireAnswer>) -> usize {
         round
             .heard()
-            .filter(|(node, heard)| {
-                matches!(heard, Heard::Pending) && !self.grants.contains(*node)
-            })
+            .filter(|(node, heard)| matches!(heard, Heard::Pending) && !self.grants.contains(*node))
             .count()
     }
 
@@ -306,7 +304,8 @@ impl Attempt {
             return Some(self.fail(cx, now.boot, ElectionOutcome::NoQuorum));
         }
         let mine = self.value.to_string();
-        let smallest = held.iter().all(|held| held.holder.is_some() && held.value.as_slice() > mine.as_bytes());
+        let smallest =
+            held.iter().all(|held| held.holder.is_some() && held.value.as_slice() > mine.as_bytes());
         let split = !elected && smallest && !self.grants.is_empty();
         // Keeping votes is worth it only where the others' nodes plus ours can make a quorum.
         if split && self.asks < ASKS_MAX && self.grants.len() + held.len() >= quorum {

@@ -41,9 +41,7 @@ pub(super) enum GuardLink {
         unacknowledged: u32,
     },
     /// Commands it has not acknowledged, oldest first; each entry is filled in when the clock is next known.
-    Armed {
-        acks_due: VecDeque<Option<Instant>>,
-    },
+    Armed { acks_due: VecDeque<Option<Instant>> },
     /// Gone or not answering: the daemon kills the tree itself.
     Lost,
 }

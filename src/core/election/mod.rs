@@ -67,15 +67,30 @@ pub struct Settings {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
     /// Send a request; for a node that does not serve only a release is remembered.
-    Ask { node: NodeId, ticket: Ticket, request: Request },
+    Ask {
+        node: NodeId,
+        ticket: Ticket,
+        request: Request,
+    },
     /// Start a guard, arm it, and have it start the child. Two commands, two acknowledgements.
-    Launch { value: Value, token: FencingToken, deadlines: Deadlines, start_by: Instant },
+    Launch {
+        value: Value,
+        token: FencingToken,
+        deadlines: Deadlines,
+        start_by: Instant,
+    },
     /// Start the child again in the same guard.
-    Spawn { start_by: Instant },
+    Spawn {
+        start_by: Instant,
+    },
     /// New deadlines for the guard, larger or smaller.
-    Prolong { deadlines: Deadlines },
+    Prolong {
+        deadlines: Deadlines,
+    },
     /// Stop signal now, SIGKILL at `kill_by` or at the guard's own kill_at.
-    Stop { kill_by: Instant },
+    Stop {
+        kill_by: Instant,
+    },
     /// SIGKILL now.
     Kill,
     /// The guard is lost: kill it, then the tree from here; report [`GuardReport::TreeDead`] when that is proven.
@@ -247,7 +262,9 @@ impl Election {
         match &self.state {
             State::Leader(term) => match term.child {
                 Child::Running { pid, .. } => Some(pid),
-                Child::Starting | Child::Ended { .. } | Child::Waiting { .. } | Child::Finished { .. } => None,
+                Child::Starting | Child::Ended { .. } | Child::Waiting { .. } | Child::Finished { .. } => {
+                    None
+                }
             },
             State::Standby(_) | State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
         }
@@ -352,7 +369,9 @@ impl Election {
         let cx = &mut self.cx;
         let boot = now.boot;
         let change = match from {
-            FromNode::Answer { node, ticket, answer } => return self.handle_answer(now, node, ticket, answer),
+            FromNode::Answer { node, ticket, answer } => {
+                return self.handle_answer(now, node, ticket, answer);
+            }
             FromNode::Touched { .. } => match &mut self.state {
                 State::Standby(standby) => standby.handle_hint(cx, boot),
                 State::Leader(term) => term.handle_hint(cx, boot),
@@ -394,9 +413,7 @@ impl Election {
             (State::Candidate(attempt), Answer::Raise(answer)) => {
                 attempt.handle_raise(cx, now, node, round, answer)
             }
-            (State::Candidate(attempt), Answer::Silent) => {
-                attempt.handle_silence(cx, now, node, Some(round))
-            }
+            (State::Candidate(attempt), Answer::Silent) => attempt.handle_silence(cx, now, node, Some(round)),
             (State::Leader(term), Answer::Extend(answer)) => {
                 term.handle_extend(cx, boot, node, ticket, Some(answer))
             }

@@ -22,8 +22,12 @@ pub(super) enum Bar {
     /// It stands.
     None,
     /// It handed over: until another host has the lock, or this instant.
-    StayOut { until: Instant },
-    Cooldown { until: Instant },
+    StayOut {
+        until: Instant,
+    },
+    Cooldown {
+        until: Instant,
+    },
     /// Until resumed.
     Paused,
 }

@@ -237,8 +237,7 @@ impl Term {
         ticket: Ticket,
         answer: Option<ExtendAnswer>,
     ) -> Option<Change> {
-        let current =
-            self.extension.round.as_ref().is_some_and(|round| round.ticket.round == ticket.round);
+        let current = self.extension.round.as_ref().is_some_and(|round| round.ticket.round == ticket.round);
         let extended = self.extension.recent.contains(&ticket.round);
         match &answer {
             Some(ExtendAnswer::Ok) if extended => self.lease.add_vote(node, ticket.sent, &cx.settings.timing),

@@ -64,6 +64,18 @@ pub enum NodeState {
     Denied,
 }
 
+impl NodeState {
+    pub fn name(self) -> &'static str {
+        match self {
+            NodeState::Connecting => "connecting",
+            NodeState::Serving => "serving",
+            NodeState::Quarantined => "quarantined",
+            NodeState::Down => "down",
+            NodeState::Denied => "denied",
+        }
+    }
+}
+
 /// One node, for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeStatus {
