@@ -6,7 +6,7 @@ use crate::proxy::listen_anywhere;
 use crate::step::{Step, check, failure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -121,10 +121,9 @@ impl Node {
     }
 
     pub fn keys(&self, pattern: &str) -> Step<Vec<String>> {
-        match self.ask(&["KEYS", pattern])? {
-            Reply::List(items) => Ok(items.into_iter().filter_map(Reply::text).collect()),
-            other => Err(failure(format!("KEYS answered {other:?}"))),
-        }
+        let reply = self.ask(&["KEYS", pattern])?;
+        let Reply::List(items) = reply else { return Err(failure(format!("KEYS answered {reply:?}"))) };
+        Ok(items.into_iter().filter_map(Reply::text).collect())
     }
 
     pub fn get(&self, key: &str) -> Step<Option<String>> {
@@ -133,11 +132,13 @@ impl Node {
 
     /// The instant at which the key ends, on this machine's clock; `None` when it is not there.
     pub fn expires_at(&self, key: &str) -> Step<Option<u64>> {
-        match self.ask(&["PTTL", key])? {
-            Reply::Number(left @ 0..) => Ok(Some(boot_ns() + left.unsigned_abs() * 1_000_000)),
-            Reply::Number(-2) => Ok(None),
-            other => Err(failure(format!("{key} on redis-{} has no expiry: {other:?}", self.name))),
+        let reply = self.ask(&["PTTL", key])?;
+        if let Reply::Number(left @ 0..) = reply {
+            return Ok(Some(boot_ns() + left.unsigned_abs() * 1_000_000));
         }
+        let is_absent = reply == Reply::Number(-2);
+        check(is_absent, format!("{key} on redis-{} has no expiry: {reply:?}", self.name))?;
+        Ok(None)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One trial of one scenario: its nodes, links and daemons, the hand that breaks them, and what must hold at the end.
 
-use crate::checker::{Event, Fault, Life, worst_overlap};
+use crate::checker::{Event, Fault, Life, Record, worst_overlap};
 use crate::clock::{Chance, boot_ns, ms, nanos};
 use crate::cluster::Node;
 use crate::daemon::{Daemon, Start};
@@ -326,10 +326,9 @@ impl Trial {
         let begun = if since == 0 { boot_ns() } else { from };
         loop {
             self.witness.look()?;
-            let starts = self.witness.starts(KEEPER);
-            let mut fitting =
-                starts.filter(|r| r.at >= from && on(r.instance.split(':').next().unwrap_or_default()));
-            if let Some(instance) = fitting.next().map(|r| r.instance.clone()) {
+            let fits = |r: &&Record| r.at >= from && on(r.instance.split(':').next().unwrap_or_default());
+            let started = self.witness.starts(KEEPER).find(fits).map(|r| r.instance.clone());
+            if let Some(instance) = started {
                 return self.life(&instance);
             }
             let late = boot_ns() > begun + nanos(within);
