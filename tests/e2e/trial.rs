@@ -425,6 +425,7 @@ impl Trial {
         let mut running = Vec::new();
         for host in hosts {
             if self.daemon(&host)?.is_running() {
+                self.daemon(&host)?.grow_up();
                 self.signal(&host, Signal::SIGTERM)?;
                 running.push(host);
             }

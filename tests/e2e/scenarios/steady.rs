@@ -67,8 +67,8 @@ fn late_nodes(t: &mut Trial) -> Step {
     t.start_all()?;
     t.pause(secs(2));
     check(t.is_running("a") && t.is_running("b"), "a daemon gave up because no node was there")?;
+    let up = t.note("the nodes come");
     t.start_nodes()?;
-    let up = t.note("all nodes up");
     let child = t.next_child(up, secs(4))?;
     t.figure(format!("child {} after the nodes", crate::clock::ms(child.start - up)));
     t.runs_on(&child, secs(2))
