@@ -267,7 +267,7 @@ impl Shell {
 
     fn guard_said(&mut self, said: Result<guard::Event, Lost>) {
         let report = match said {
-            Ok(event) => match report(event) {
+            Ok(event) => match self.report(event) {
                 Some(report) => report,
                 None => return,
             },
@@ -291,6 +291,43 @@ impl Shell {
         if proven {
             self.slot = Slot::Empty;
             self.keeper.election.handle_guard(clock::now(), GuardReport::TreeDead { killed: 0 });
+        }
+    }
+
+    /// The guard's frames in the election's words.
+    fn report(&self, event: guard::Event) -> Option<GuardReport> {
+        Some(match event {
+            guard::Event::Armed(report) => {
+                if !report.realtime {
+                    tracing::debug!(
+                        "the guard has no real-time priority: kills may come late on a busy host"
+                    );
+                }
+                GuardReport::Armed
+            }
+            guard::Event::Ack(ack) => GuardReport::Acked { accepted: ack.accepted },
+            guard::Event::Started { pid, .. } => GuardReport::Started { pid },
+            guard::Event::ExecFailed { stage: guard::Stage::Late, .. } => GuardReport::TooLate,
+            guard::Event::ExecFailed { stage, errno } => {
+                GuardReport::ExecFailed { stage: self.say_stage(stage), errno }
+            }
+            guard::Event::Exited(guard::Exit::Code(code)) => GuardReport::Exited(Exit::Code(code)),
+            guard::Event::Exited(guard::Exit::Signal(signal)) => GuardReport::Exited(Exit::Signal(signal)),
+            guard::Event::Stopping(guard::Why::Deadline) => GuardReport::Stopping,
+            guard::Event::Stopping(guard::Why::Command | guard::Why::Orphaned) => return None,
+            guard::Event::TreeDead { killed } => GuardReport::TreeDead { killed },
+        })
+    }
+
+    /// The stage of a failed start, with the name that failed where it has one.
+    fn say_stage(&self, stage: guard::Stage) -> String {
+        let Ok(child) = &self.keeper.child else { return stage.as_str().to_owned() };
+        match (stage, child.argv.first(), &child.working_dir) {
+            (guard::Stage::Exec, Some(command), _) => {
+                format!("{stage} of {}", command.display(), stage = stage.as_str())
+            }
+            (guard::Stage::WorkingDir, _, Some(folder)) => format!("{} {}", stage.as_str(), folder.display()),
+            (stage, _, _) => stage.as_str().to_owned(),
         }
     }
 
@@ -359,29 +396,6 @@ async fn from_guard(slot: &mut Slot) -> Input {
             Input::LastResort
         }
     }
-}
-
-/// The guard's frames in the election's words.
-fn report(event: guard::Event) -> Option<GuardReport> {
-    Some(match event {
-        guard::Event::Armed(report) => {
-            if !report.realtime {
-                tracing::debug!("the guard has no real-time priority: kills may come late on a busy host");
-            }
-            GuardReport::Armed
-        }
-        guard::Event::Ack(ack) => GuardReport::Acked { accepted: ack.accepted },
-        guard::Event::Started { pid, .. } => GuardReport::Started { pid },
-        guard::Event::ExecFailed { stage: guard::Stage::Late, .. } => GuardReport::TooLate,
-        guard::Event::ExecFailed { stage, errno } => {
-            GuardReport::ExecFailed { stage: stage.as_str().to_owned(), errno }
-        }
-        guard::Event::Exited(guard::Exit::Code(code)) => GuardReport::Exited(Exit::Code(code)),
-        guard::Event::Exited(guard::Exit::Signal(signal)) => GuardReport::Exited(Exit::Signal(signal)),
-        guard::Event::Stopping(guard::Why::Deadline) => GuardReport::Stopping,
-        guard::Event::Stopping(guard::Why::Command | guard::Why::Orphaned) => return None,
-        guard::Event::TreeDead { killed } => GuardReport::TreeDead { killed },
-    })
 }
 
 /// The view of a keeper before it has run.

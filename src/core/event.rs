@@ -91,6 +91,8 @@ pub enum Said {
     Quarantined,
     Late,
     Refused,
+    /// Nothing yet: it was decided without this node.
+    Pending,
     Silent,
 }
 

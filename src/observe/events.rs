@@ -166,6 +166,7 @@ fn said_name(said: Said) -> &'static str {
         Said::Quarantined => "quarantined",
         Said::Late => "late",
         Said::Refused => "refused",
+        Said::Pending => "pending",
         Said::Silent => "silent",
     }
 }

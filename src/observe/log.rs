@@ -8,14 +8,16 @@
 use std::io::{self, Write};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that may wait for stderr. With lines of at most 16 KiB this is also the limit in bytes: 64 MiB in the worst case.
+/// Lines that may wait for stderr, and their bytes. Output of children gets three quarters of it: keeperd's own lines tell why.
 const QUEUE_LINES: usize = 4096;
+const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+const QUEUE_BYTES_OUTPUT: usize = QUEUE_BYTES / 4 * 3;
 /// A reader may come back; dropped lines are reported at most this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -59,6 +61,7 @@ enum Job {
 #[derive(Clone)]
 pub struct LogQueue {
     jobs: SyncSender<Job>,
+    waiting_bytes: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -80,19 +83,30 @@ impl LogQueue {
     pub fn start() -> io::Result<LogQueue> {
         let (jobs, queue) = sync_channel(QUEUE_LINES);
         let dropped = Arc::new(AtomicU64::new(0));
-        let lost = Arc::clone(&dropped);
-        std::thread::Builder::new().name("log".into()).spawn(move || write_lines(&queue, &lost))?;
-        Ok(LogQueue { jobs, dropped })
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let (lost, waiting) = (Arc::clone(&dropped), Arc::clone(&waiting_bytes));
+        std::thread::Builder::new().name("log".into()).spawn(move || write_lines(&queue, &waiting, &lost))?;
+        Ok(LogQueue { jobs, waiting_bytes, dropped })
     }
 
-    /// Gives the line back when there is no room.
+    /// Takes a line of a child's output, or gives it back when there is no room.
     ///
     /// # Errors
     /// When the queue is full.
     pub fn try_push(&self, line: Vec<u8>) -> Result<(), Full> {
+        self.push_within(line, QUEUE_BYTES_OUTPUT)
+    }
+
+    fn push_within(&self, line: Vec<u8>, limit: usize) -> Result<(), Full> {
+        let length = line.len();
+        if self.waiting_bytes.load(Ordering::Relaxed) + length > limit {
+            return Err(Full(line));
+        }
+        self.waiting_bytes.fetch_add(length, Ordering::Relaxed);
         match self.jobs.try_send(Job::Line(line)) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(Job::Line(line)) | TrySendError::Disconnected(Job::Line(line))) => {
+                self.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
                 Err(Full(line))
             }
             Err(TrySendError::Full(Job::Flush(_)) | TrySendError::Disconnected(Job::Flush(_))) => Ok(()),
@@ -109,12 +123,15 @@ impl LogQueue {
     }
 }
 
-fn write_lines(queue: &Receiver<Job>, dropped: &AtomicU64) {
+fn write_lines(queue: &Receiver<Job>, waiting_bytes: &AtomicUsize, dropped: &AtomicU64) {
     let mut stderr = io::stderr();
     loop {
         match queue.recv_timeout(REPORT_EVERY) {
-            // stderr may be closed; there is nowhere to complain.
-            Ok(Job::Line(line)) => drop(stderr.write_all(&line)),
+            Ok(Job::Line(line)) => {
+                // stderr may be closed; there is nowhere to complain.
+                let _ = stderr.write_all(&line);
+                waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
+            }
             Ok(Job::Flush(done)) => drop(done.try_send(())),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -147,7 +164,9 @@ impl Write for LineWriter<'_> {
 
 impl Drop for LineWriter<'_> {
     fn drop(&mut self) {
-        if !self.line.is_empty() && self.queue.try_push(std::mem::take(&mut self.line)).is_err() {
+        if !self.line.is_empty()
+            && self.queue.push_within(std::mem::take(&mut self.line), QUEUE_BYTES).is_err()
+        {
             self.queue.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -156,7 +156,8 @@ pub(super) fn votes<A>(round: &Round<A>, word: impl Fn(&A) -> Said) -> Vec<(Node
         .heard()
         .map(|(node, heard)| match heard {
             Heard::Said(answer) => (node, word(answer)),
-            Heard::Silent | Heard::Pending => (node, Said::Silent),
+            Heard::Pending => (node, Said::Pending),
+            Heard::Silent => (node, Said::Silent),
         })
         .collect()
 }

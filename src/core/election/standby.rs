@@ -37,6 +37,8 @@ pub(super) struct Standby {
     pub bar: Bar,
     look_at: Instant,
     look: Option<Round<LookAnswer>>,
+    /// Decided already; what comes later may still wake it earlier.
+    concluded: bool,
     /// A hint arrived while a look was under way.
     hinted: bool,
     eager: u8,
@@ -45,7 +47,15 @@ pub(super) struct Standby {
 
 impl Standby {
     pub fn new(bar: Bar, look_at: Instant) -> Self {
-        Standby { bar, look_at, look: None, hinted: false, eager: 0, last_votes: Vec::new() }
+        Standby {
+            bar,
+            look_at,
+            look: None,
+            concluded: false,
+            hinted: false,
+            eager: 0,
+            last_votes: Vec::new(),
+        }
     }
 
     pub fn votes(&self) -> &[(NodeId, Said)] {
@@ -54,8 +64,8 @@ impl Standby {
 
     pub fn next_timer(&self) -> (Instant, Timer) {
         let look = match &self.look {
-            Some(round) => (round.ends, Timer::LookEnds),
-            None => (self.look_at, Timer::Look),
+            Some(round) if !self.concluded => (round.ends, Timer::LookEnds),
+            Some(_) | None => (self.look_at, Timer::Look),
         };
         match self.bar {
             Bar::StayOut { until } | Bar::Cooldown { until } => look.min((until, Timer::BarEnds)),
@@ -67,6 +77,7 @@ impl Standby {
     pub fn look(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         let ends = now + cx.settings.timing.node_timeout();
         self.hinted = false;
+        self.concluded = false;
         self.look = Some(cx.open_round(now, ends, &Request::Look));
         self.conclude(cx, now)
     }
@@ -91,8 +102,12 @@ impl Standby {
         Some(Change::to(State::Standby(Standby::new(Bar::None, now)), reason))
     }
 
+    fn is_looking(&self) -> bool {
+        self.look.is_some() && !self.concluded
+    }
+
     pub fn handle_hint(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
-        if self.look.is_some() {
+        if self.is_looking() {
             self.hinted = true;
             return None;
         }
@@ -133,10 +148,10 @@ impl Standby {
     /// A node came back: a quorum may have come with it.
     pub fn node_serves(&mut self, now: Instant) {
         self.look_at = self.look_at.min(now);
-        self.hinted |= self.look.is_some();
+        self.hinted |= self.is_looking();
     }
 
-    /// Decides as soon as the rest of the answers cannot matter.
+    /// Decides as soon as the rest of the answers cannot make it free, or all are in; a later answer decides again.
     fn conclude(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         let quorum = cx.settings.quorum.size();
         let look = self.look.as_ref()?;
@@ -144,9 +159,10 @@ impl Standby {
         if free < quorum && free + look.pending() >= quorum {
             return None;
         }
-        let look = self.look.take()?;
-        self.last_votes = look_votes(&look);
-        cx.seen = holder(&look, quorum);
+        let first = !self.concluded;
+        self.concluded = true;
+        self.last_votes = look_votes(look);
+        cx.seen = holder(look, quorum);
         if cx.seen.is_some() {
             // Somebody was elected: the contention is over.
             cx.split.reset();
@@ -157,8 +173,9 @@ impl Standby {
         if matches!(self.bar, Bar::StayOut { .. }) && cx.seen.is_some() {
             self.bar = Bar::None;
         }
-        self.sleep(cx, now, &look);
-        if self.hinted {
+        let wake_at = self.wake_at(cx, now);
+        self.look_at = if first { wake_at } else { self.look_at.min(wake_at) };
+        if std::mem::take(&mut self.hinted) {
             return self.handle_hint(cx, now);
         }
         if self.look_at > now + HINT_PACE {
@@ -177,8 +194,10 @@ impl Standby {
         }
     }
 
-    /// Sleeps until a quorum may have expired: the Q-th smallest of what is left.
-    fn sleep(&mut self, cx: &mut Context, now: Instant, look: &Round<LookAnswer>) {
+    /// When a quorum may have expired: the Q-th smallest of what is left, after the look was sent.
+    fn wake_at(&self, cx: &mut Context, now: Instant) -> Instant {
+        let poll = poll_every(cx);
+        let Some(look) = &self.look else { return now + poll };
         let mut left: Vec<Duration> = look
             .said()
             .filter_map(|(_, answer)| match answer {
@@ -188,9 +207,8 @@ impl Standby {
             })
             .collect();
         left.sort_unstable();
-        let poll = poll_every(cx);
         let until_free = left.get(cx.settings.quorum.size() - 1).map(|left| *left + EXPIRY_GRAIN);
-        self.look_at = now + until_free.map_or(poll, |left| left.min(poll)) + cx.jitter(EXPIRY_JITTER);
+        now + until_free.map_or(poll, |left| left.min(poll)) + cx.jitter(EXPIRY_JITTER)
     }
 }
 

@@ -17,6 +17,8 @@ use std::time::Duration;
 const RECHECK_EVERY: Duration = Duration::from_millis(20);
 /// A contender's minority vote is gone in milliseconds; a repair it refused is tried again (R22).
 const REPAIR_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// After an election the contenders' votes are on their way out already.
+const REPAIR_FIRST_AFTER: Duration = Duration::from_millis(5);
 const REPAIR_TRIES: u8 = 4;
 /// Extension rounds whose late answers still count.
 const ROUNDS_KEPT: usize = 4;
@@ -107,9 +109,12 @@ impl Term {
         let timing = cx.settings.timing;
         let deadlines = timing.deadlines(valid_until);
         assert!(now < start_by && start_by < deadlines.stop_at, "a child starts early in its lease");
-        // A term that begins with a minority missing is one failure from its end: repair it soon.
-        let complete = lease.votes() == cx.settings.quorum.nodes();
-        let next = if complete { t0 + timing.extend_every() } else { now + REPAIR_AGAIN_AFTER };
+        // A term that begins with a minority missing is one failure from its end. The election was a strict quorum, so what a
+        // contender let go of meanwhile may be repaired.
+        let mut repairs = NodeMap::default();
+        for (node, ()) in cx.serving.iter().filter(|(node, ())| !lease.has_time_left(*node, now)) {
+            repairs.insert(node, Repair { tries: 0, at: Some(now + REPAIR_FIRST_AFTER) });
+        }
         cx.act(Action::Launch { value: lease.value, token: lease.token, deadlines, start_by });
         Term {
             lease,
@@ -121,7 +126,7 @@ impl Term {
             child: Child::Starting,
             extension: Extension {
                 care: Care::Extend,
-                next: next.min(t0 + timing.extend_every()),
+                next: t0 + timing.extend_every(),
                 purpose: Purpose::Extend,
                 round: None,
                 judged: false,
@@ -131,7 +136,7 @@ impl Term {
                 renewed_at: t0,
                 last_votes: Vec::new(),
             },
-            repairs: NodeMap::default(),
+            repairs,
             overdue_said: false,
         }
     }
@@ -149,10 +154,6 @@ impl Term {
 
     pub fn lease_age(&self, now: Instant) -> Duration {
         now.since(self.extension.renewed_at)
-    }
-
-    pub fn votes(&self) -> &[(NodeId, Said)] {
-        &self.extension.last_votes
     }
 
     pub fn is_serving(&self) -> bool {
@@ -472,10 +473,8 @@ impl Term {
             return;
         }
         match answer {
-            AcquireAnswer::Granted { .. } => self.lease.add_vote(node, sent, &cx.settings.timing),
-            AcquireAnswer::Mine { .. } => {
-                self.lease.add_vote(node, self.elected_from, &cx.settings.timing);
-            }
+            AcquireAnswer::Granted { .. } => self.add_grant(cx, node, sent),
+            AcquireAnswer::Mine { .. } => self.add_grant(cx, node, self.elected_from),
             AcquireAnswer::Held(_)
             | AcquireAnswer::Quarantined { .. }
             | AcquireAnswer::Late
@@ -483,6 +482,11 @@ impl Term {
             | AcquireAnswer::Clock { .. } => {}
         }
         self.offer(cx);
+    }
+
+    fn add_grant(&mut self, cx: &Context, node: NodeId, sent: Instant) {
+        self.lease.add_vote(node, sent, &cx.settings.timing);
+        self.repairs.remove(node);
     }
 
     // ── the end ──

@@ -1,0 +1,8 @@
+//! The core by scenarios: each test is a sentence about an election.
+
+mod child;
+mod election;
+mod extension;
+mod standby;
+mod timing;
+mod world;
