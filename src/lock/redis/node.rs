@@ -158,10 +158,6 @@ impl Node {
 
     /// Until the connection ends; says why it did.
     async fn serve(self: &Rc<Self>, link: Rc<Link>, mut pushes: Pushes) -> Trouble {
-        // What was asked to be released while the link was being set up.
-        if let Err(trouble) = self.settle(&link, self.connect_limit()).await {
-            return trouble;
-        }
         *self.link.borrow_mut() = Some(Rc::clone(&link));
         self.note_quarantine(&link);
         self.post_all(FromNode::Change { node: self.id, change: NodeChange::Serving });
@@ -183,7 +179,7 @@ impl Node {
                     self.note_quarantine(&link);
                     self.post_all(FromNode::Touched { node: self.id });
                 }
-                _ = quiet.tick() => self.ping_if_quiet(&link),
+                _ = quiet.tick() => self.handle_tick(&link),
             }
         }
         self.link.borrow_mut().take();
@@ -209,17 +205,23 @@ impl Node {
         }
     }
 
-    fn ping_if_quiet(self: &Rc<Self>, link: &Rc<Link>) {
-        if clock::boot().since(link.heard.get()) < QUIET {
-            return;
-        }
+    /// The first tick comes at once: for what was asked to be released while the link was being set up.
+    fn handle_tick(self: &Rc<Self>, link: &Rc<Link>) {
         let (node, link) = (Rc::clone(self), Rc::clone(link));
-        tokio::task::spawn_local(async move {
-            let limit = node.connect_limit();
-            if let Err(error) = link.ping(limit).await {
-                node.note_error(&link, &error, limit);
-            }
-        });
+        let limit = self.connect_limit();
+        if !self.unwanted.borrow_mut().outstanding(clock::boot()).is_empty() {
+            tokio::task::spawn_local(async move {
+                if let Err(trouble) = node.settle(&link, limit).await {
+                    link.give_up(trouble);
+                }
+            });
+        } else if clock::boot().since(link.heard.get()) >= QUIET {
+            tokio::task::spawn_local(async move {
+                if let Err(error) = link.ping(limit).await {
+                    node.note_error(&link, &error, limit);
+                }
+            });
+        }
     }
 
     // ── quarantine and state ──
