@@ -26,6 +26,9 @@ const PIPELINE: usize = 256;
 /// Unacknowledged bytes and silent peers end a TCP connection after this.
 const DEAD_PEER: Duration = Duration::from_secs(5);
 
+/// What a user needs there; a test grants exactly this.
+const RIGHTS: &str = "+@scripting +@read +@write +@connection +info +time ~keeperd:*";
+
 /// Why a node does not serve.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Trouble {
@@ -46,8 +49,9 @@ impl Trouble {
         ) || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
         let text = format!("{doing}: {error}");
         if denied {
-            let advice = "check user name, password and ACL: +@scripting +@read +@write +@connection +info, ~keeperd:* and the key prefix";
-            Trouble::Denied(format!("{text} ({advice})"))
+            Trouble::Denied(format!(
+                "{text} (check user name, password and ACL: {RIGHTS} and ~ the key prefix)"
+            ))
         } else {
             Trouble::Down(text)
         }
