@@ -1,5 +1,6 @@
 //! One connection to one node, from the first byte to the last.
 
+use super::names::Names;
 use super::offset::Offset;
 use super::reply::{self, Adopted, Reply};
 use super::scripts::{Batch, Context, Digests, Invocation, Keys, MARKER, Script};
@@ -122,7 +123,7 @@ pub(super) struct Link {
 }
 
 /// redis-rs' defaults, each said: its timeouts are ours to keep, and it never reconnects by itself.
-fn settings(lost: CancellationToken, limit: Duration) -> (AsyncConnectionConfig, Pushes) {
+fn settings(names: &Names, lost: CancellationToken, limit: Duration) -> (AsyncConnectionConfig, Pushes) {
     let (sender, queue) = mpsc::channel(PUSHES);
     let flooded = Arc::new(AtomicBool::new(false));
     let flood = Arc::clone(&flooded);
@@ -136,6 +137,7 @@ fn settings(lost: CancellationToken, limit: Duration) -> (AsyncConnectionConfig,
     };
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(limit))
+        .set_dns_resolver(names.clone())
         .set_response_timeout(None)
         .set_pipeline_buffer_size(PIPELINE)
         .set_push_sender(on_push);
@@ -176,11 +178,12 @@ impl Link {
     /// Connect, authenticate, identify, adopt the marker, load the scripts.
     pub(super) async fn open(
         info: &ConnectionInfo,
+        names: &Names,
         terms: &Terms,
         limit: Duration,
     ) -> Result<(Link, Pushes), Trouble> {
         let lost = CancellationToken::new();
-        let (config, pushes) = settings(lost.clone(), limit);
+        let (config, pushes) = settings(names, lost.clone(), limit);
         let client = redis::Client::open(info.clone()).map_err(|e| Trouble::of("address", &e))?;
         let con = client
             .get_multiplexed_async_connection_with_config(&config)

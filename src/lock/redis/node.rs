@@ -2,6 +2,7 @@
 
 use super::backoff::Backoff;
 use super::link::{self, Link, Pushes, Terms, Touched, Trouble};
+use super::names::Names;
 use super::registry::{Client, Registry};
 use super::reply::{Marker, Reply};
 use super::scripts::{Batch, Context, Invocation, Keys, MARKER};
@@ -46,6 +47,7 @@ pub(super) struct Node {
     address: String,
     shared: Rc<Shared>,
     info: Result<ConnectionInfo, String>,
+    names: Names,
     link: RefCell<Option<Rc<Link>>>,
     state: Cell<NodeState>,
     reason: RefCell<Option<String>>,
@@ -63,6 +65,7 @@ impl Node {
             address: address.display.clone(),
             shared,
             info: link::parse(&address.url, ProtocolVersion::RESP3),
+            names: Names::default(),
             link: RefCell::default(),
             state: Cell::new(NodeState::Connecting),
             reason: RefCell::default(),
@@ -109,7 +112,8 @@ impl Node {
 
     async fn open(&self, info: &ConnectionInfo) -> Result<(Link, Pushes), Trouble> {
         let limit = self.connect_limit();
-        let opened = tokio::time::timeout(limit, Link::open(info, &self.shared.terms, limit)).await;
+        let opened =
+            tokio::time::timeout(limit, Link::open(info, &self.names, &self.shared.terms, limit)).await;
         let (link, pushes) =
             opened.unwrap_or_else(|_| Err(Trouble::Down(format!("no connection within {limit:?}"))))?;
         self.claim_run(&link.run_id)?;
