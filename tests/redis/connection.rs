@@ -216,6 +216,19 @@ sentence! {
 }
 
 sentence! {
+    async fn without_rights_on_the_prefix_a_node_is_silent_and_says_why(server: Server) {
+        let mut a = Host::on(&[url_with(&server, &["+@all", "~keeperd:*"])], &Options::default());
+        a.until_serving().await;
+        for request in [Request::Look, acquire(1, 1000)] {
+            assert_eq!(a.ask(request).await, Answer::Silent);
+            let reason = a.nodes.status()[0].reason.clone().expect("a reason");
+            assert!(reason.starts_with("last refused request"), "{reason}");
+        }
+        assert_eq!(a.changes.len(), 1, "the connection stands");
+    }
+}
+
+sentence! {
     async fn missing_rights_and_wrong_passwords_deny_and_say_so(server: Server) {
         let cases = [
             (url_with(&server, &["~redlock:*", "+@all"]), "keeperd:node"),

@@ -243,7 +243,7 @@ impl Link {
         let reply = batch.decode(deciding, context);
         // An error under a key (a look at a Redisson lock) is understood; any other is the node's refusal.
         if reply.answer == Answer::Silent
-            && let Some(error) = deciding.first().and_then(error_in)
+            && let Some(error) = deciding.iter().find_map(error_in)
         {
             return Err(error);
         }
