@@ -145,6 +145,41 @@ sentence! {
 }
 
 sentence! {
+    async fn a_node_restarted_with_old_data_does_not_vote_either(server: Server) {
+        let mut a = Host::serving(&server, "host-a").await;
+        let mut b = Host::with(&server, Options { quarantine: Duration::from_millis(1500), ..Options::default() }).await;
+        b.until_state(keeperd::lock::redis::NodeState::Serving).await;
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        assert_eq!(a.release(1).await, Answer::Released);
+        let _: String = server.run(&["SAVE"]);
+        assert_eq!(b.acquire(2, 2000).await, granted(2000), "which the saved data do not know");
+        server.kill();
+        b.until_lost().await;
+        server.start_again();
+        b.until_serving().await;
+        assert_eq!(server.run::<String>(&["HGET", FENCE, "t"]), "1000");
+        assert!(is_quarantined(&b.acquire(3, 3000).await));
+        b.until_state(keeperd::lock::redis::NodeState::Serving).await;
+        assert_eq!(b.acquire(3, 3000).await, granted(3000));
+    }
+}
+
+sentence! {
+    async fn a_marker_of_another_run_is_no_marker(server: Server) {
+        let quarantine = Duration::from_millis(1000);
+        let mut a = Host::with(&server, Options { quarantine, ..Options::default() }).await;
+        a.until_state(keeperd::lock::redis::NodeState::Serving).await;
+        let _: i64 = server.run(&["HSET", "keeperd:node", "run_id", "another"]);
+        assert!(is_quarantined(&a.look().await));
+        let _: i64 = server.run(&["HSET", "keeperd:node", "run_id", "another"]);
+        assert!(is_quarantined(&a.acquire(1, 1000).await));
+        a.until_state(keeperd::lock::redis::NodeState::Quarantined).await;
+        a.until_state(keeperd::lock::redis::NodeState::Serving).await;
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+    }
+}
+
+sentence! {
     async fn connections_that_come_and_go_do_not_begin_the_quarantine_anew(server: Server) {
         let quarantine = Duration::from_secs(60);
         let first = Host::with(&server, Options { quarantine, ..Options::default() }).await;
@@ -208,6 +243,11 @@ sentence! {
         let quarantine = Duration::from_secs(60);
         let mut careful = Host::with(&server, Options { quarantine, ..Options::default() }).await;
         assert_eq!(careful.extend(1, 1000).await, extended(ExtendAnswer::Empty));
+        drop(careful);
+        // The first request of a connection, so that it is not told that the marker is gone.
+        let mut careful = Host::with(&server, Options { quarantine, ..Options::default() }).await;
+        let _: i64 = server.run(&["DEL", "keeperd:node"]);
+        assert_eq!(careful.check(1).await, extended(ExtendAnswer::Empty));
         let _: String = server.run(&["FLUSHALL"]);
         drop(careful);
         let mut careless = Host::serving(&server, "host-a").await;
@@ -238,8 +278,8 @@ sentence! {
         assert_eq!(a.release(1).await, Answer::Released);
         assert_eq!(b.acquire(2, 2000).await, granted(2000));
         assert_eq!(a.release(1).await, Answer::Released);
-        assert_eq!(b.extend(2, 2000).await, extended(ExtendAnswer::Ok));
         assert_eq!(server.run::<String>(&["GET", SHADOW]), Value(2).to_string());
+        assert_eq!(b.extend(2, 2000).await, extended(ExtendAnswer::Ok));
     }
 }
 

@@ -194,6 +194,41 @@ sentence! {
 }
 
 sentence! {
+    async fn the_advised_rights_suffice(server: Server) {
+        let mut denied = Host::on(&[url_with(&server, &["+@all", "-eval"])], &Options::default());
+        denied.until_state(NodeState::Denied).await;
+        let reason = denied.nodes.status()[0].reason.clone().expect("a reason");
+        let advice = reason.split("ACL: ").nth(1).and_then(|rest| rest.split(" and ~").next()).expect("advice");
+        let rights: Vec<&str> = ["reset", "on", ">geheim"].into_iter().chain(advice.split(' ')).collect();
+        let mut a = Host::on(&[url_with(&server, &[&rights[..], &["~redlock:*"]].concat())], &Options::default());
+        a.until_serving().await;
+        assert!(a.nodes.status()[0].tracking);
+        assert!(matches!(a.look().await, Answer::Look(LookAnswer::Free { .. })));
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        assert_eq!(a.raise(1, 1001).await, Answer::Raise(RaiseAnswer::Accepted));
+        assert_eq!(a.extend(1, 1001).await, Answer::Extend(ExtendAnswer::Ok));
+        assert_eq!(a.repair(1, 1001).await, Answer::Repair(RepairAnswer::Repaired));
+        let _: i64 = server.run(&["DEL", KEY]);
+        a.until_touched().await;
+        assert_eq!(a.release(1).await, Answer::Released);
+        assert_eq!(a.nodes.status()[0].reason, None);
+    }
+}
+
+sentence! {
+    async fn without_rights_on_the_prefix_a_node_is_silent_and_says_why(server: Server) {
+        let mut a = Host::on(&[url_with(&server, &["+@all", "~keeperd:*"])], &Options::default());
+        a.until_serving().await;
+        for request in [Request::Look, acquire(1, 1000)] {
+            assert_eq!(a.ask(request).await, Answer::Silent);
+            let reason = a.nodes.status()[0].reason.clone().expect("a reason");
+            assert!(reason.starts_with("last refused request"), "{reason}");
+        }
+        assert_eq!(a.changes.len(), 1, "the connection stands");
+    }
+}
+
+sentence! {
     async fn missing_rights_and_wrong_passwords_deny_and_say_so(server: Server) {
         let cases = [
             (url_with(&server, &["~redlock:*", "+@all"]), "keeperd:node"),

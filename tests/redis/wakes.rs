@@ -21,6 +21,9 @@ sentence! {
         assert!(!b.touched_meanwhile().await);
         assert_eq!(a.release(1).await, Answer::Released);
         b.until_touched().await;
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Free { .. })));
+        assert_eq!(a.release(1).await, Answer::Released);
+        assert!(!b.touched_meanwhile().await, "a repeated release is no news");
     }
 }
 
@@ -67,6 +70,10 @@ sentence! {
         a.until_touched().await;
         assert_eq!(a.check(1).await, Answer::Extend(ExtendAnswer::Kept));
 
+        assert_eq!(a.repair(1, 1000).await, Answer::Repair(RepairAnswer::Repaired));
+        assert!(!a.touched_meanwhile().await);
+        let _: i64 = server.run(&["DEL", KEY]);
+        a.until_touched().await;
         assert_eq!(a.repair(1, 1000).await, Answer::Repair(RepairAnswer::Repaired));
         for _ in 0..3 {
             assert_eq!(a.extend(1, 1000).await, Answer::Extend(ExtendAnswer::Ok));

@@ -1,5 +1,6 @@
 //! One connection to one node, from the first byte to the last.
 
+use super::names::Names;
 use super::offset::Offset;
 use super::reply::{self, Adopted, Reply};
 use super::scripts::{Batch, Context, Digests, Invocation, Keys, MARKER, Script};
@@ -26,6 +27,9 @@ const PIPELINE: usize = 256;
 /// Unacknowledged bytes and silent peers end a TCP connection after this.
 const DEAD_PEER: Duration = Duration::from_secs(5);
 
+/// What a user needs there; a test grants exactly this.
+const RIGHTS: &str = "+@scripting +@read +@write +@connection +info +time ~keeperd:*";
+
 /// Why a node does not serve.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Trouble {
@@ -46,8 +50,9 @@ impl Trouble {
         ) || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
         let text = format!("{doing}: {error}");
         if denied {
-            let advice = "check user name, password and ACL: +@scripting +@read +@write +@connection +info, ~keeperd:* and the key prefix";
-            Trouble::Denied(format!("{text} ({advice})"))
+            Trouble::Denied(format!(
+                "{text} (check user name, password and ACL: {RIGHTS} and ~ the key prefix)"
+            ))
         } else {
             Trouble::Down(text)
         }
@@ -118,7 +123,7 @@ pub(super) struct Link {
 }
 
 /// redis-rs' defaults, each said: its timeouts are ours to keep, and it never reconnects by itself.
-fn settings(lost: CancellationToken, limit: Duration) -> (AsyncConnectionConfig, Pushes) {
+fn settings(names: &Names, lost: CancellationToken, limit: Duration) -> (AsyncConnectionConfig, Pushes) {
     let (sender, queue) = mpsc::channel(PUSHES);
     let flooded = Arc::new(AtomicBool::new(false));
     let flood = Arc::clone(&flooded);
@@ -132,6 +137,7 @@ fn settings(lost: CancellationToken, limit: Duration) -> (AsyncConnectionConfig,
     };
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(limit))
+        .set_dns_resolver(names.clone())
         .set_response_timeout(None)
         .set_pipeline_buffer_size(PIPELINE)
         .set_push_sender(on_push);
@@ -172,11 +178,12 @@ impl Link {
     /// Connect, authenticate, identify, adopt the marker, load the scripts.
     pub(super) async fn open(
         info: &ConnectionInfo,
+        names: &Names,
         terms: &Terms,
         limit: Duration,
     ) -> Result<(Link, Pushes), Trouble> {
         let lost = CancellationToken::new();
-        let (config, pushes) = settings(lost.clone(), limit);
+        let (config, pushes) = settings(names, lost.clone(), limit);
         let client = redis::Client::open(info.clone()).map_err(|e| Trouble::of("address", &e))?;
         let con = client
             .get_multiplexed_async_connection_with_config(&config)
@@ -236,7 +243,7 @@ impl Link {
         let reply = batch.decode(deciding, context);
         // An error under a key (a look at a Redisson lock) is understood; any other is the node's refusal.
         if reply.answer == Answer::Silent
-            && let Some(error) = deciding.first().and_then(error_in)
+            && let Some(error) = deciding.iter().find_map(error_in)
         {
             return Err(error);
         }

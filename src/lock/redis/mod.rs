@@ -6,6 +6,7 @@
 
 mod backoff;
 mod link;
+mod names;
 mod node;
 mod offset;
 mod registry;

@@ -2,6 +2,7 @@
 
 use super::backoff::Backoff;
 use super::link::{self, Link, Pushes, Terms, Touched, Trouble};
+use super::names::Names;
 use super::registry::{Client, Registry};
 use super::reply::{Marker, Reply};
 use super::scripts::{Batch, Context, Invocation, Keys, MARKER};
@@ -46,6 +47,7 @@ pub(super) struct Node {
     address: String,
     shared: Rc<Shared>,
     info: Result<ConnectionInfo, String>,
+    names: Names,
     link: RefCell<Option<Rc<Link>>>,
     state: Cell<NodeState>,
     reason: RefCell<Option<String>>,
@@ -63,6 +65,7 @@ impl Node {
             address: address.display.clone(),
             shared,
             info: link::parse(&address.url, ProtocolVersion::RESP3),
+            names: Names::default(),
             link: RefCell::default(),
             state: Cell::new(NodeState::Connecting),
             reason: RefCell::default(),
@@ -109,7 +112,8 @@ impl Node {
 
     async fn open(&self, info: &ConnectionInfo) -> Result<(Link, Pushes), Trouble> {
         let limit = self.connect_limit();
-        let opened = tokio::time::timeout(limit, Link::open(info, &self.shared.terms, limit)).await;
+        let opened =
+            tokio::time::timeout(limit, Link::open(info, &self.names, &self.shared.terms, limit)).await;
         let (link, pushes) =
             opened.unwrap_or_else(|_| Err(Trouble::Down(format!("no connection within {limit:?}"))))?;
         self.claim_run(&link.run_id)?;
@@ -158,10 +162,6 @@ impl Node {
 
     /// Until the connection ends; says why it did.
     async fn serve(self: &Rc<Self>, link: Rc<Link>, mut pushes: Pushes) -> Trouble {
-        // What was asked to be released while the link was being set up.
-        if let Err(trouble) = self.settle(&link, self.connect_limit()).await {
-            return trouble;
-        }
         *self.link.borrow_mut() = Some(Rc::clone(&link));
         self.note_quarantine(&link);
         self.post_all(FromNode::Change { node: self.id, change: NodeChange::Serving });
@@ -183,7 +183,7 @@ impl Node {
                     self.note_quarantine(&link);
                     self.post_all(FromNode::Touched { node: self.id });
                 }
-                _ = quiet.tick() => self.ping_if_quiet(&link),
+                _ = quiet.tick() => self.handle_tick(&link),
             }
         }
         self.link.borrow_mut().take();
@@ -209,17 +209,23 @@ impl Node {
         }
     }
 
-    fn ping_if_quiet(self: &Rc<Self>, link: &Rc<Link>) {
-        if clock::boot().since(link.heard.get()) < QUIET {
-            return;
-        }
+    /// The first tick comes at once: for what was asked to be released while the link was being set up.
+    fn handle_tick(self: &Rc<Self>, link: &Rc<Link>) {
         let (node, link) = (Rc::clone(self), Rc::clone(link));
-        tokio::task::spawn_local(async move {
-            let limit = node.connect_limit();
-            if let Err(error) = link.ping(limit).await {
-                node.note_error(&link, &error, limit);
-            }
-        });
+        let limit = self.connect_limit();
+        if !self.unwanted.borrow_mut().outstanding(clock::boot()).is_empty() {
+            tokio::task::spawn_local(async move {
+                if let Err(trouble) = node.settle(&link, limit).await {
+                    link.give_up(trouble);
+                }
+            });
+        } else if clock::boot().since(link.heard.get()) >= QUIET {
+            tokio::task::spawn_local(async move {
+                if let Err(error) = link.ping(limit).await {
+                    node.note_error(&link, &error, limit);
+                }
+            });
+        }
     }
 
     // ── quarantine and state ──

@@ -31,10 +31,13 @@ impl Unwanted {
         self.values.remove(&(key.to_owned(), value));
     }
 
-    /// What has to be released now, in no particular order.
+    /// What has to be released now. Of one lock the newest comes last: a node remembers only the last released value (`x`), and the newest
+    /// is the one whose acquire may still be on its way in time.
     pub(super) fn outstanding(&mut self, now: Instant) -> Vec<(String, Value)> {
         self.forget_expired(now);
-        self.values.keys().cloned().collect()
+        let mut values: Vec<_> = self.values.iter().collect();
+        values.sort_by_key(|(_, expires)| **expires);
+        values.into_iter().map(|(value, _)| value.clone()).collect()
     }
 
     pub(super) fn dropped(&self) -> u64 {
@@ -49,6 +52,17 @@ impl Unwanted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_is_released_last() {
+        let mut unwanted = Unwanted::default();
+        for (i, value) in [7, 3, 5].into_iter().enumerate() {
+            unwanted.remember("k", Value(value), Duration::from_secs(1), Instant::from_nanos(i as u64));
+        }
+        let order: Vec<u128> =
+            unwanted.outstanding(Instant::from_nanos(9)).into_iter().map(|(_, v)| v.0).collect();
+        assert_eq!(order, [7, 3, 5]);
+    }
 
     #[test]
     fn it_is_bounded_counts_what_it_drops_and_forgets_what_has_expired() {
