@@ -68,6 +68,8 @@ pub struct Guard {
     child: Child,
     last: Seq,
     leaf: Option<PathBuf>,
+    /// The guard has closed its end, so it is exiting. The socket stays readable for ever then, and would keep the runtime busy.
+    ended: bool,
 }
 
 impl Guard {
@@ -94,7 +96,7 @@ impl Guard {
         let leaf = own.map(|own| cgroup::leaf_path(&own, &launch.spec.keeper, launch.token, child.id()));
         let process = sys::watched(sys::pidfd(child.id())?)?;
         let socket = sys::watched(ours)?;
-        let mut guard = Guard { socket, process, child, last: Seq(0), leaf };
+        let mut guard = Guard { socket, process, child, last: Seq(0), leaf, ended: false };
         let fds: Vec<RawFd> = [Some(spec.as_raw_fd()), releaser.as_ref().map(AsRawFd::as_raw_fd)]
             .into_iter()
             .chain([launch.lock.as_ref().map(AsRawFd::as_raw_fd)])
@@ -145,7 +147,7 @@ impl Guard {
             }
             tokio::select! {
                 // Tried again at the top of the loop; the kernel keeps frames of a dead guard for us.
-                ready = self.socket.readable() => if let Ok(mut ready) = ready { ready.clear_ready() },
+                ready = self.socket.readable(), if !self.ended => if let Ok(mut ready) = ready { ready.clear_ready() },
                 _ = self.process.readable() => return self.last_words(),
             }
         }
@@ -175,7 +177,7 @@ impl Guard {
                 event
             }
             Ok(_) | Err(_) => {
-                self.kill(); // it has closed its end, so it is going anyway; a half-dead guard would be worse
+                self.ended = true;
                 None
             }
         }
