@@ -192,7 +192,7 @@ impl Term {
     }
 
     async fn tree_dead(&mut self) -> u32 {
-        self.until(|e| if let Event::TreeDead { killed } = e { Some(killed) } else { None }).await
+        self.until(|e| if let Event::TreeDead { killed, .. } = e { Some(killed) } else { None }).await
     }
 
     async fn ack(&mut self, command: Command) -> Ack {

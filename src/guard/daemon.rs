@@ -60,7 +60,8 @@ pub struct Lost {
     pub leaf: Option<PathBuf>,
 }
 
-/// A guard as the daemon holds it. Dropping it ends the term: the guard takes the end of the socket as the daemon's death.
+/// A guard as the daemon holds it. Dropping it ends the term: the guard takes the end of the socket as the daemon's death, and stays
+/// a zombie when it is done; only [`Guard::recv`] reaps it.
 #[derive(Debug)]
 pub struct Guard {
     socket: AsyncFd<OwnedFd>,
@@ -85,7 +86,8 @@ impl Guard {
         let spec = sealed(&serde_json::to_vec(launch.spec)?)?;
         let releaser = launch.releaser.map(sealed).transpose()?;
         // No pre_exec, uid or groups here: std then uses posix_spawn, which is safe in a process with threads.
-        let child = std::process::Command::new(launch.executable)
+        let socket = sys::watched(ours)?;
+        let mut child = std::process::Command::new(launch.executable)
             .arg0(format!("{GUARD_TITLE}{}", launch.spec.keeper))
             .env_clear()
             .stdin(Stdio::from(theirs))
@@ -94,8 +96,10 @@ impl Guard {
             .spawn()?;
         let own = if launch.cgroup { cgroup::own() } else { None };
         let leaf = own.map(|own| cgroup::leaf_path(&own, &launch.spec.keeper, launch.token, child.id()));
-        let process = sys::watched(sys::pidfd(child.id())?)?;
-        let socket = sys::watched(ours)?;
+        let watched = sys::pidfd(child.id()).map_err(io::Error::from).and_then(sys::watched);
+        let process = watched.inspect_err(|_| {
+            let _ = child.kill().and_then(|()| child.wait()); // out of descriptors: at least leave no zombie
+        })?;
         let mut guard = Guard { socket, process, child, last: Seq(0), leaf, ended: false };
         let fds: Vec<RawFd> = [Some(spec.as_raw_fd()), releaser.as_ref().map(AsRawFd::as_raw_fd)]
             .into_iter()

@@ -284,6 +284,7 @@ impl Guard {
             if let Some(leaf) = &self.charge.leaf {
                 leaf.kill();
             }
+            self.signal_group(libc::SIGKILL); // all there is where the kernel neither has cgroups nor lists children
             self.walk.kill_all(|_| false);
             let pause = if now.since(since) < HASTE { HASTY_PASS } else { PATIENT_PASS };
             // From the end of the pass: what is dying needs the processor too, and ours is the real-time class.
@@ -291,7 +292,7 @@ impl Guard {
         }
         let populated = self.charge.leaf.as_ref().is_some_and(Leaf::populated);
         if self.reap() && !populated {
-            self.say(Event::TreeDead { killed: self.killed });
+            self.say(Event::TreeDead { killed: self.killed, last: self.latched });
             self.state = if self.latched { State::Dead } else { State::Idle };
         }
     }
@@ -390,6 +391,7 @@ impl Guard {
     fn rehearse(&mut self) -> bool {
         self.walk.kill_all(|_| true);
         if let Some(leaf) = &self.charge.leaf {
+            leaf.kill();
             leaf.populated();
         }
         self.reap();

@@ -66,6 +66,9 @@ impl Job {
         let text = |s: OsString| CString::new(s.into_vec()).map_err(|_| invalid(Errno::EINVAL));
         let program =
             spec.argv.first().filter(|name| !name.is_empty()).ok_or_else(|| invalid(Errno::EINVAL))?;
+        if !(1..=64).contains(&spec.stop_signal) {
+            return Err(invalid(Errno::EINVAL));
+        }
         let limit = |l: &super::spec::Limit| Some((limit_by_name(&l.resource)?, l.soft, l.hard));
         let groups_dropped = spec.uid.is_some().then(Vec::new);
         Ok(Job {
@@ -137,7 +140,7 @@ fn run(job: &Job, start: &Start<'_>) -> Result<Infallible, Failure> {
         let _ = write(leaf, b"0"); // the walk works without it; the guard tells the daemon
     }
     leave_guard_behind(start);
-    apply_limits(job, start)?;
+    apply_limits(job)?;
     take_identity(job)?;
     // A change of user clears the death signal, so it comes after; the guard may have died before it was set.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Stage::ParentDeath))?;
@@ -158,7 +161,7 @@ fn leave_guard_behind(start: &Start<'_>) {
     let _ = sys::set_nice(start.nice); // reset-on-fork also forgot the daemon's niceness
 }
 
-fn apply_limits(job: &Job, _: &Start<'_>) -> Result<(), Failure> {
+fn apply_limits(job: &Job) -> Result<(), Failure> {
     for (resource, soft, hard) in &job.limits {
         setrlimit(*resource, *soft, *hard).map_err(at(Stage::Limits))?;
     }
@@ -229,6 +232,28 @@ mod tests {
         assert_eq!(candidates(OsStr::new("node"), &env), ["/a/node", "/b/node"]);
         assert_eq!(candidates(OsStr::new("./node"), &env), ["./node"]);
         assert_eq!(candidates(OsStr::new("node"), &[])[0], "/usr/local/bin/node");
+    }
+
+    /// R9, the forked half: were the clock not read, this test would become `true`.
+    #[test]
+    fn nothing_is_executed_after_the_deadline() {
+        let spec = ChildSpec {
+            keeper: "k".into(),
+            argv: vec!["true".into()],
+            env: vec![],
+            working_dir: None,
+            uid: None,
+            gid: None,
+            groups: None,
+            umask: None,
+            limits: vec![],
+            nice: None,
+            no_new_privileges: true,
+            stop_signal: 15,
+        };
+        let job = Job::new(spec).expect("a valid specification");
+        let Err(failure) = exec(&job, clock::boot());
+        assert_eq!(failure, Failure { stage: Stage::Late, errno: libc::ETIMEDOUT });
     }
 
     #[test]
