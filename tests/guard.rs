@@ -183,6 +183,10 @@ impl Term {
         }
     }
 
+    async fn started_in_cgroup(&mut self) -> bool {
+        self.until(|e| if let Event::Started { in_cgroup, .. } = e { Some(in_cgroup) } else { None }).await
+    }
+
     async fn started(&mut self) -> u32 {
         self.until(|e| if let Event::Started { pid, .. } = e { Some(pid) } else { None }).await
     }
@@ -277,7 +281,7 @@ async fn arms_before_it_forks() {
     assert_eq!(term.survivors(), 0, "arming must not start the child");
     let ack = term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await;
     assert!(ack.accepted);
-    term.started().await;
+    assert_eq!(term.started_in_cgroup().await, report.cgroup);
     assert!(term.survivors() > 0);
     term.guard.send(Command::Kill);
     assert_eq!(term.exited().await, Exit::Signal(9));

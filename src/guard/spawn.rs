@@ -1,8 +1,9 @@
 //! From fork to exec. Everything here runs in the child; the guard only forks and reads the pipe.
 
+use super::cgroup::Leaf;
 use super::frame::Stage;
 use super::spec::{ChildSpec, limit_by_name};
-use super::sys;
+use super::sys::{self, Forked};
 use crate::clock;
 use crate::core::time::Instant;
 use nix::errno::Errno;
@@ -115,7 +116,7 @@ pub(super) struct Start<'a> {
     pub guard: Pid,
     pub null: BorrowedFd<'a>,
     pub lock: Option<BorrowedFd<'a>>,
-    pub leaf: Option<BorrowedFd<'a>>,
+    pub leaf: Option<&'a Leaf>,
     /// The daemon's values, which the guard has changed for itself.
     pub oom_score: Option<&'a str>,
     pub nice: i32,
@@ -126,18 +127,19 @@ pub(super) struct Start<'a> {
 /// Forks. The pipe ends without a byte when exec has succeeded, and with a [`Failure`] when it has not.
 pub(super) fn start(job: &Job, start: &Start<'_>) -> Result<(Pid, OwnedFd), Failure> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(at(Stage::Fork))?;
-    if let Some(child) = sys::fork().map_err(at(Stage::Fork))? {
-        return Ok((child, reader));
-    }
-    let Err(failure) = run(job, start);
+    let placed = match sys::fork(start.leaf.and_then(Leaf::birthplace)).map_err(at(Stage::Fork))? {
+        Forked::Parent { child } => return Ok((child, reader)),
+        Forked::Child { placed } => placed,
+    };
+    let Err(failure) = run(job, start, placed);
     let _ = write(&writer, &failure.to_bytes()); // if the guard is gone, nobody wants to know
     sys::exit_now(127)
 }
 
-fn run(job: &Job, start: &Start<'_>) -> Result<Infallible, Failure> {
+fn run(job: &Job, start: &Start<'_>, placed: bool) -> Result<Infallible, Failure> {
     unistd::setsid().map_err(at(Stage::Session))?;
-    if let Some(leaf) = start.leaf {
-        let _ = write(leaf, b"0"); // the walk works without it; the guard tells the daemon
+    if let Some(leaf) = start.leaf.filter(|_| !placed) {
+        let _ = write(leaf.procs(), b"0"); // the walk works without it; the guard tells the daemon
     }
     leave_guard_behind(start);
     apply_limits(job)?;
