@@ -236,12 +236,12 @@ mod tests {
         assert_eq!(candidates(OsStr::new("node"), &[])[0], "/usr/local/bin/node");
     }
 
-    /// R9, the forked half: were the clock not read, this test would become `true`.
+    /// R9, the forked half: were the clock not read, this test would become `false` and fail.
     #[test]
     fn nothing_is_executed_after_the_deadline() {
         let spec = ChildSpec {
             keeper: "k".into(),
-            argv: vec!["true".into()],
+            argv: vec!["false".into()],
             env: vec![],
             working_dir: None,
             uid: None,
