@@ -1,1 +1,200 @@
 //! Configuration: text to validated values, all errors at once.
+//!
+//! ```text
+//! file, included files ─ load ─► schema, values (types, unknown keys) ─► as written ─┐
+//! environment ───────────────────────────────────────────────────────────────────────┴─ validate, keeper ─► Config
+//! ```
+//! Serde stops at the first error, so the spanned TOML tree is walked by hand: an operator with five mistakes makes one round trip.
+
+mod address;
+mod decode;
+mod environment;
+mod keeper;
+mod load;
+mod places;
+mod report;
+mod schema;
+mod validate;
+mod values;
+
+pub use address::{BadAddress, NodeAddress};
+pub use environment::Env;
+pub use load::{load, parse};
+
+use crate::core::restart::RestartRules;
+use crate::core::timing::Timing;
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// More keepers than this on one host are a generated mistake.
+pub const KEEPERS_MAX: usize = 5_000;
+/// More nodes than this only make every round slower.
+pub const NODES_MAX: usize = 9;
+/// The lease when nobody names one.
+pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
+
+/// A configuration that can be run as it stands.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Shown to other hosts as the holder.
+    pub host: String,
+    pub lock: LockConfig,
+    pub control: ControlConfig,
+    pub keepers: Vec<KeeperConfig>,
+    /// Allowed, but to be told to the operator.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum LockConfig {
+    Redis(RedisConfig),
+    Local(LocalConfig),
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct RedisConfig {
+    /// An odd number, no server twice.
+    pub nodes: Vec<NodeAddress>,
+    pub key_prefix: String,
+    pub retry_count: RetryCount,
+    pub retry_delay: Duration,
+    /// How long a node with a new run does not vote; zero: off.
+    pub restart_quarantine: Duration,
+}
+
+/// Retries after the first attempt, as in the npm package redlock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RetryCount {
+    Forever,
+    Times(u32),
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct LocalConfig {
+    /// Where the lock files stand. Need not exist yet.
+    pub directory: PathBuf,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct ControlConfig {
+    /// Its directory need not exist yet.
+    pub socket: PathBuf,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct KeeperConfig {
+    pub name: String,
+    /// Without the key prefix.
+    pub lock: String,
+    pub timing: Timing,
+    pub process: ProcessConfig,
+    pub restart: RestartRules,
+}
+
+/// What the guard does between fork and exec. Users, groups and the program are resolved there, not here.
+#[derive(Clone, PartialEq)]
+pub struct ProcessConfig {
+    /// Never empty.
+    pub command: Vec<String>,
+    pub working_dir: Option<PathBuf>,
+    pub env: BTreeMap<String, String>,
+    pub clear_env: bool,
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub groups: Option<Vec<String>>,
+    pub umask: Option<u32>,
+    /// By name: lower case, without `RLIMIT_`; one of [`LIMIT_NAMES`].
+    pub limits: BTreeMap<String, Limit>,
+    pub nice: Option<i32>,
+    pub no_new_privileges: bool,
+    pub stop_signal: Signal,
+}
+
+impl fmt::Debug for ProcessConfig {
+    /// The values of `env` may be secrets: only the names are shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessConfig")
+            .field("command", &self.command)
+            .field("working_dir", &self.working_dir)
+            .field("env", &self.env.keys())
+            .field("clear_env", &self.clear_env)
+            .field("user", &self.user)
+            .field("group", &self.group)
+            .field("groups", &self.groups)
+            .field("umask", &self.umask)
+            .field("limits", &self.limits)
+            .field("nice", &self.nice)
+            .field("no_new_privileges", &self.no_new_privileges)
+            .field("stop_signal", &self.stop_signal)
+            .finish()
+    }
+}
+
+/// A resource limit in the kernel's unit; [`UNLIMITED`] for none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// `RLIM_INFINITY` of Linux.
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// Every resource limit of Linux.
+pub const LIMIT_NAMES: &[&str] = &[
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// What is wrong at one place, and what would be right.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError {
+    /// The file as it was named, or the name of an environment variable.
+    pub file: PathBuf,
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Every error of a configuration, in reading order. Never empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, error) in self.0.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}

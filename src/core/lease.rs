@@ -2,8 +2,10 @@
 
 use super::time::Instant;
 use super::timing::Timing;
-use std::collections::BTreeMap;
 use std::fmt;
+
+/// More nodes than this buy no safety and cost every round; the configuration refuses them.
+pub const NODES_MAX: usize = 9;
 
 /// One lock node, by its place in the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -17,9 +19,9 @@ pub struct Quorum {
 
 impl Quorum {
     /// # Panics
-    /// With no node at all: configuration refuses that.
+    /// With no node at all or more than [`NODES_MAX`]: configuration refuses that.
     pub fn of(nodes: u8) -> Self {
-        assert!(nodes > 0, "a quorum needs a node");
+        assert!(nodes > 0 && usize::from(nodes) <= NODES_MAX, "a quorum is of 1 to {NODES_MAX} nodes");
         Quorum { nodes }
     }
 
@@ -36,6 +38,54 @@ impl Quorum {
     }
 }
 
+/// At most one thing per node, without allocation.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct NodeMap<T>([Option<T>; NODES_MAX]);
+
+impl<T> Default for NodeMap<T> {
+    fn default() -> Self {
+        NodeMap(std::array::from_fn(|_| None))
+    }
+}
+
+impl<T> NodeMap<T> {
+    pub fn get(&self, node: NodeId) -> Option<&T> {
+        self.0[usize::from(node.0)].as_ref()
+    }
+
+    pub fn get_mut(&mut self, node: NodeId) -> Option<&mut T> {
+        self.0[usize::from(node.0)].as_mut()
+    }
+
+    pub fn insert(&mut self, node: NodeId, thing: T) {
+        self.0[usize::from(node.0)] = Some(thing);
+    }
+
+    pub fn remove(&mut self, node: NodeId) -> Option<T> {
+        self.0[usize::from(node.0)].take()
+    }
+
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.get(node).is_some()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &T)> {
+        (0_u8..).zip(&self.0).filter_map(|(id, thing)| thing.as_ref().map(|thing| (NodeId(id), thing)))
+    }
+
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().flatten()
+    }
+}
+
 /// Number of a term, larger than those of all earlier terms of the keeper. Below 2^53, so that Lua and JavaScript hold it exactly.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct FencingToken(pub u64);
@@ -44,7 +94,7 @@ impl FencingToken {
     pub const MAX: FencingToken = FencingToken((1 << 53) - 1);
 
     pub fn next(self) -> FencingToken {
-        FencingToken(self.0 + 1)
+        FencingToken(self.0.saturating_add(1).min(Self::MAX.0))
     }
 }
 
@@ -93,24 +143,24 @@ pub struct Lease {
     pub value: Value,
     pub token: FencingToken,
     quorum: Quorum,
-    vote_ends: BTreeMap<NodeId, Instant>,
+    vote_ends: NodeMap<Instant>,
 }
 
 impl Lease {
     pub fn new(value: Value, token: FencingToken, quorum: Quorum) -> Self {
-        Lease { value, token, quorum, vote_ends: BTreeMap::new() }
+        Lease { value, token, quorum, vote_ends: NodeMap::default() }
     }
 
     /// Counts a yes of `node` to a request sent at `sent`. An older answer never shortens a newer one.
     pub fn add_vote(&mut self, node: NodeId, sent: Instant, timing: &Timing) {
         let ends = timing.vote_ends(sent);
-        let vote = self.vote_ends.entry(node).or_insert(ends);
-        *vote = (*vote).max(ends);
+        let newest = self.vote_ends.get(node).map_or(ends, |vote| ends.max(*vote));
+        self.vote_ends.insert(node, newest);
     }
 
     /// Forgets the vote of a node that lost it or gave it to somebody else.
     pub fn drop_vote(&mut self, node: NodeId) {
-        self.vote_ends.remove(&node);
+        self.vote_ends.remove(node);
     }
 
     pub fn votes(&self) -> usize {
@@ -118,13 +168,18 @@ impl Lease {
     }
 
     pub fn has_time_left(&self, node: NodeId, now: Instant) -> bool {
-        self.vote_ends.get(&node).is_some_and(|ends| *ends > now)
+        self.vote_ends.get(node).is_some_and(|ends| *ends > now)
     }
 
     /// The Q-th largest end: until then at least Q nodes still hold the value. `None` with fewer than Q votes.
     pub fn valid_until(&self) -> Option<Instant> {
-        let mut ends: Vec<Instant> = self.vote_ends.values().copied().collect();
-        ends.sort_unstable_by(|a, b| b.cmp(a));
-        ends.get(self.quorum.size() - 1).copied()
+        let mut ends = [Instant::default(); NODES_MAX];
+        let mut votes = 0;
+        for (_, end) in self.vote_ends.iter() {
+            ends[votes] = *end;
+            votes += 1;
+        }
+        ends[..votes].sort_unstable_by(|a, b| b.cmp(a));
+        ends[..votes].get(self.quorum.size() - 1).copied()
     }
 }

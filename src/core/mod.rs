@@ -5,8 +5,13 @@
 //! that no other module of the crate is named here.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
 
+pub mod backoff;
+pub mod election;
+pub mod event;
 pub mod lease;
 pub mod request;
 pub mod restart;
+pub mod rng;
+pub mod round;
 pub mod time;
 pub mod timing;

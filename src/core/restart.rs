@@ -1,6 +1,13 @@
 //! What happens when the child ends: restart within the term, give the keeper up to another host, or be finished.
 
+use super::backoff::Backoff;
+use super::rng::Rng;
+use super::time::Instant;
+use std::collections::VecDeque;
 use std::time::Duration;
+
+/// A child that ran this long was healthy: the delay starts again at `restart_delay`.
+pub const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum RestartPolicy {
@@ -33,5 +40,91 @@ impl Default for RestartRules {
             give_up_window: Duration::from_secs(300),
             cooldown: Duration::from_secs(60),
         }
+    }
+}
+
+/// How a main process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+/// What follows from an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Verdict {
+    /// Start it again, within the term.
+    Restart { at: Instant },
+    /// Too many failures in the window: another host shall try, this one stays away for the cooldown.
+    GiveUp { failures: u32 },
+    /// The policy wants no restart: hold the lock without a child, so that no other host runs it once more.
+    Finished,
+}
+
+/// Counts failures of one keeper on this host, over terms.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Restarts {
+    rules: RestartRules,
+    backoff: Backoff,
+    failures: VecDeque<Instant>,
+    total: u64,
+}
+
+impl Restarts {
+    pub fn new(rules: RestartRules) -> Self {
+        let first = rules.delay.max(Duration::from_millis(1));
+        let backoff = Backoff::new(first, rules.delay_max.max(first));
+        Restarts { rules, backoff, failures: VecDeque::new(), total: 0 }
+    }
+
+    pub fn rules(&self) -> &RestartRules {
+        &self.rules
+    }
+
+    /// Restarts granted since the daemon started.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub fn is_success(&self, exit: Exit) -> bool {
+        match exit {
+            Exit::Code(code) => self.rules.success_exit_codes.contains(&code),
+            Exit::Signal(_) => false,
+        }
+    }
+
+    /// Decides after the main process, which ran for `ran`, ended at `now`. Only failures count towards giving up: a script that
+    /// does its work and exits 0 is restarted for ever at `restart_delay`.
+    pub fn decide(&mut self, now: Instant, exit: Exit, ran: Duration, rng: &mut Rng) -> Verdict {
+        let success = self.is_success(exit);
+        let wanted = match self.rules.policy {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => !success,
+            RestartPolicy::Never => false,
+        };
+        if !wanted {
+            return Verdict::Finished;
+        }
+        if success || ran >= HEALTHY_AFTER {
+            self.backoff.reset();
+        }
+        if !success && self.count_failure(now) {
+            let failures = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+            self.failures.clear();
+            self.backoff.reset();
+            return Verdict::GiveUp { failures };
+        }
+        self.total += 1;
+        Verdict::Restart { at: now + self.backoff.next_slight(rng) }
+    }
+
+    /// Counts one failure; true when the limit within the window is reached.
+    fn count_failure(&mut self, now: Instant) -> bool {
+        self.failures.push_back(now);
+        let window = self.rules.give_up_window;
+        while self.failures.front().is_some_and(|first| now.since(*first) > window) {
+            self.failures.pop_front();
+        }
+        self.failures.len() >= usize::try_from(self.rules.give_up_after.max(1)).unwrap_or(usize::MAX)
     }
 }

@@ -21,6 +21,13 @@ pub struct Timing {
     stop_timeout: Duration,
 }
 
+/// When the child is told to stop, and when whatever is left is killed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Deadlines {
+    pub stop_at: Instant,
+    pub kill_at: Instant,
+}
+
 /// `ttl/2 + 2 × node_timeout + stop_timeout + kill_margin + drift < ttl` does not hold, or the lease is out of range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Impossible {
@@ -113,6 +120,10 @@ impl Timing {
     /// End of one vote whose request was sent at `sent`.
     pub fn vote_ends(&self, sent: Instant) -> Instant {
         sent + (self.ttl - self.drift())
+    }
+
+    pub fn deadlines(&self, valid_until: Instant) -> Deadlines {
+        Deadlines { stop_at: self.stop_at(valid_until), kill_at: self.kill_at(valid_until) }
     }
 
     pub fn kill_at(&self, valid_until: Instant) -> Instant {

@@ -4,6 +4,7 @@
 
 use super::sys::Exit;
 use crate::core::time::Instant;
+pub use crate::core::timing::Deadlines;
 use std::time::Duration;
 
 pub(super) const SIZE: usize = 64;
@@ -22,15 +23,6 @@ pub(super) struct Arm {
     pub releaser: bool,
     pub lock: bool,
     pub cgroup: bool,
-}
-
-/// When the guard acts without being told to.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Deadlines {
-    /// Stop signal to the process group.
-    pub stop_at: Instant,
-    /// SIGKILL to everything.
-    pub kill_at: Instant,
 }
 
 /// What the daemon may ask once the guard is launched. Each is answered by an [`Ack`].

@@ -3,7 +3,12 @@
 use crate::core::request::{Request, Ticket};
 use std::time::Duration;
 
+mod engine;
+pub mod local;
 pub mod redis;
+
+pub use engine::Engine;
+pub use redis::{NodeState, NodeStatus};
 
 /// A keeper registered with an engine, by its place in registration order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,1 +1,8 @@
-//! What the daemon shows of itself: log, status, control socket.
+//! What the daemon shows of itself: log, status, control socket. All of it lives on the edge thread; the core thread only leaves
+//! things where the edge finds them, and never waits.
+
+pub mod board;
+pub mod events;
+pub mod http;
+pub mod log;
+pub mod status;

@@ -1,1 +1,5 @@
 //! Commands other than the daemon.
+
+pub mod check;
+pub mod client;
+pub mod status;

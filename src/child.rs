@@ -1,0 +1,122 @@
+//! From a keeper's configuration to what the guard is told to run: names become numbers, the environment is put together.
+
+use crate::config::ProcessConfig;
+use crate::guard::{ChildSpec, Limit};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::{Group, User, getgrouplist};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsString};
+
+/// Variables that are keeperd's own and would mislead a child (DESIGN.md 2.3).
+const OURS: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "CREDENTIALS_DIRECTORY",
+    "KEEPERD_REDIS_PASSWORD",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+const OURS_PREFIXES: [&str; 2] = ["LISTEN_", "WATCHDOG_"];
+/// Where commands are looked up when nothing says so.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The daemon's environment without what is keeperd's own.
+pub fn inherited_environment() -> BTreeMap<OsString, OsString> {
+    let ours = |name: &str| OURS.contains(&name) || OURS_PREFIXES.iter().any(|p| name.starts_with(p));
+    std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(ours)).collect()
+}
+
+/// Everything about the child but its token.
+///
+/// Asks the user database, which may be a network away: to be called before the core thread has anything to do.
+///
+/// # Errors
+/// Says which user or group does not exist here. That keeps one host out, not the daemon down.
+pub fn prepare(
+    keeper: &str,
+    process: &ProcessConfig,
+    inherited: &BTreeMap<OsString, OsString>,
+    nofile: Option<(u64, u64)>,
+) -> Result<ChildSpec, String> {
+    let user = process.user.as_deref().map(find_user).transpose()?;
+    let gid = match (&process.group, &user) {
+        (Some(group), _) => Some(find_group(group)?),
+        (None, Some(user)) => Some(user.gid.as_raw()),
+        (None, None) => None,
+    };
+    let groups = match (&process.groups, &user) {
+        (Some(names), _) => Some(names.iter().map(|name| find_group(name)).collect::<Result<_, _>>()?),
+        (None, Some(user)) => Some(groups_of(user)?),
+        (None, None) => None,
+    };
+    let mut env = if process.clear_env { BTreeMap::new() } else { inherited.clone() };
+    env.entry("PATH".into()).or_insert_with(|| PATH_DEFAULT.into());
+    if let Some(user) = &user {
+        env.insert("USER".into(), user.name.clone().into());
+        env.insert("LOGNAME".into(), user.name.clone().into());
+        env.insert("HOME".into(), user.dir.clone().into());
+    }
+    env.extend(process.env.iter().map(|(name, value)| (name.into(), value.into())));
+    let mut limits: Vec<Limit> = process
+        .limits
+        .iter()
+        .map(|(name, limit)| Limit { resource: name.clone(), soft: limit.soft, hard: limit.hard })
+        .collect();
+    // The daemon has raised its own; the child gets what the daemon was given.
+    if let Some((soft, hard)) = nofile.filter(|_| !process.limits.contains_key("nofile")) {
+        limits.push(Limit { resource: "nofile".into(), soft, hard });
+    }
+    Ok(ChildSpec {
+        keeper: keeper.to_owned(),
+        argv: process.command.iter().map(Into::into).collect(),
+        env: env.into_iter().collect(),
+        working_dir: process.working_dir.clone(),
+        uid: user.as_ref().map(|user| user.uid.as_raw()),
+        gid,
+        groups,
+        umask: process.umask,
+        limits,
+        nice: process.nice,
+        no_new_privileges: process.no_new_privileges,
+        stop_signal: process.stop_signal as i32,
+    })
+}
+
+/// Raises this process's limit of open files, and returns what it was: a keeper costs half a dozen.
+pub fn raise_open_files() -> Option<(u64, u64)> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    // Refused only when it is the maximum already.
+    let _ = nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    Some((soft, hard))
+}
+
+fn find_user(name: &str) -> Result<User, String> {
+    let found = match name.parse() {
+        Ok(uid) => User::from_uid(nix::unistd::Uid::from_raw(uid)),
+        Err(_) => User::from_name(name),
+    };
+    match found {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(format!("there is no user {name:?} on this host")),
+        Err(error) => Err(format!("user {name:?} cannot be looked up: {error}")),
+    }
+}
+
+fn find_group(name: &str) -> Result<u32, String> {
+    if let Ok(gid) = name.parse() {
+        return Ok(gid);
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(format!("there is no group {name:?} on this host")),
+        Err(error) => Err(format!("group {name:?} cannot be looked up: {error}")),
+    }
+}
+
+fn groups_of(user: &User) -> Result<Vec<u32>, String> {
+    let name = CString::new(user.name.clone()).map_err(|_| "a user's name has a NUL byte".to_owned())?;
+    let groups = getgrouplist(&name, user.gid)
+        .map_err(|error| format!("groups of {:?} cannot be looked up: {error}", user.name))?;
+    Ok(groups.into_iter().map(|gid| gid.as_raw()).collect())
+}

@@ -1,0 +1,180 @@
+//! One `[[keeper]]` over `[defaults]` to what is run, and no two of them in each other's way.
+
+use super::decode::Field;
+use super::report::{Place, Report, Source};
+use super::schema::RawKeeper;
+use super::{KeeperConfig, ProcessConfig, TTL_DEFAULT};
+use crate::core::restart::{RestartPolicy, RestartRules};
+use crate::core::timing::Timing;
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// No name twice, no lock twice: two keepers on one lock would starve each other.
+pub fn unique(keepers: &[RawKeeper], report: &mut Report) {
+    let (mut names, mut locks) = (BTreeMap::new(), BTreeMap::new());
+    for keeper in keepers {
+        let mut name_taken = false;
+        if let Field::Given(name) = &keeper.name {
+            match names.get(&name.value) {
+                None => drop(names.insert(&name.value, &name.place)),
+                Some(first) => {
+                    name_taken = true;
+                    let first = name.place_of(first);
+                    report.error(&name.place, format!("keeper name \"{}\" is taken by {first}", name.value));
+                }
+            }
+        }
+        let lock = keeper.lock.clone().or(keeper.name.clone());
+        let Field::Given(lock) = lock else { continue };
+        match locks.get(&lock.value) {
+            None => drop(locks.insert(lock.value, lock.place)),
+            // A name given twice without lock keys is one mistake, not two.
+            Some(_) if name_taken && keeper.lock.place().is_none() => {}
+            Some(first) => {
+                let first = lock.place_of(first);
+                report.error(&lock.place, format!("lock \"{}\" is taken by {first}", lock.value));
+            }
+        }
+    }
+}
+
+/// `None` when something has been reported. `lock_ttl` is what counts when neither the keeper nor `[defaults]` has one.
+pub fn resolve(
+    raw: RawKeeper,
+    defaults: &RawKeeper,
+    lock_ttl: &Field<Duration>,
+    source: &Arc<Source>,
+    report: &mut Report,
+) -> Option<KeeperConfig> {
+    // An impossible time line is told where this keeper can repair it, else where it comes from.
+    let own = raw.stop_timeout.place().or(raw.ttl.place()).cloned();
+    let raw = raw.over(defaults, lock_ttl);
+    let at = own.as_ref().or(raw.stop_timeout.place()).or(raw.ttl.place()).or(raw.name.place());
+    let at = at.cloned().unwrap_or_else(|| source.place(0));
+    let timing = timing(&raw, &at, report);
+    let restart = restart(&raw, report);
+    let lock = raw.lock.clone().or(raw.name.clone());
+    Some(KeeperConfig {
+        name: raw.name.clone().value()?,
+        lock: lock.value()?,
+        timing: timing?,
+        process: process(raw)?,
+        restart: restart?,
+    })
+}
+
+impl RawKeeper {
+    /// Written keys win one by one, variables and limits name by name.
+    fn over(self, below: &RawKeeper, lock_ttl: &Field<Duration>) -> RawKeeper {
+        RawKeeper {
+            name: self.name,
+            lock: self.lock,
+            command: self.command,
+            ttl: self.ttl.or(below.ttl.clone()).or(lock_ttl.clone()),
+            stop_signal: self.stop_signal.or(below.stop_signal.clone()),
+            stop_timeout: self.stop_timeout.or(below.stop_timeout.clone()),
+            working_dir: self.working_dir.or(below.working_dir.clone()),
+            env: merged(self.env, &below.env),
+            clear_env: self.clear_env.or(below.clear_env.clone()),
+            user: self.user.or(below.user.clone()),
+            group: self.group.or(below.group.clone()),
+            groups: self.groups.or(below.groups.clone()),
+            umask: self.umask.or(below.umask.clone()),
+            limits: merged(self.limits, &below.limits),
+            nice: self.nice.or(below.nice.clone()),
+            no_new_privileges: self.no_new_privileges.or(below.no_new_privileges.clone()),
+            restart: self.restart.or(below.restart.clone()),
+            success_exit_codes: self.success_exit_codes.or(below.success_exit_codes.clone()),
+            restart_delay: self.restart_delay.or(below.restart_delay.clone()),
+            restart_delay_max: self.restart_delay_max.or(below.restart_delay_max.clone()),
+            give_up_after: self.give_up_after.or(below.give_up_after.clone()),
+            give_up_window: self.give_up_window.or(below.give_up_window.clone()),
+            cooldown: self.cooldown.or(below.cooldown.clone()),
+        }
+    }
+}
+
+fn merged<V: Clone>(
+    own: Field<BTreeMap<String, V>>,
+    below: &Field<BTreeMap<String, V>>,
+) -> Field<BTreeMap<String, V>> {
+    match (own, below) {
+        (Field::Given(mut own), Field::Given(below)) => {
+            for (name, value) in &below.value {
+                own.value.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+            Field::Given(own)
+        }
+        (own, below) => own.or(below.clone()),
+    }
+}
+
+fn timing(raw: &RawKeeper, at: &Place, report: &mut Report) -> Option<Timing> {
+    if raw.ttl.is_bad() || raw.stop_timeout.is_bad() {
+        return None;
+    }
+    let ttl = raw.ttl.clone().value().unwrap_or(TTL_DEFAULT);
+    let stop_timeout = raw.stop_timeout.clone().value().unwrap_or_else(|| Timing::default_stop_timeout(ttl));
+    Timing::new(ttl, stop_timeout).map_err(|why| report.error(at, why.to_string())).ok()
+}
+
+fn process(raw: RawKeeper) -> Option<ProcessConfig> {
+    Some(ProcessConfig {
+        command: raw.command.value()?,
+        working_dir: raw.working_dir.value(),
+        env: raw.env.value().unwrap_or_default(),
+        clear_env: raw.clear_env.value().unwrap_or(false),
+        user: raw.user.value(),
+        group: raw.group.value(),
+        groups: raw.groups.value(),
+        umask: raw.umask.value(),
+        limits: raw.limits.value().unwrap_or_default(),
+        nice: raw.nice.value(),
+        no_new_privileges: raw.no_new_privileges.value().unwrap_or(true),
+        stop_signal: raw.stop_signal.value().unwrap_or(Signal::SIGTERM),
+    })
+}
+
+fn restart(raw: &RawKeeper, report: &mut Report) -> Option<RestartRules> {
+    let of = |field: &Field<Duration>, built_in| field.clone().value().unwrap_or(built_in);
+    let built_in = RestartRules::default();
+    let rules = RestartRules {
+        policy: raw.restart.clone().value().unwrap_or(built_in.policy),
+        success_exit_codes: raw.success_exit_codes.clone().value().unwrap_or(built_in.success_exit_codes),
+        delay: of(&raw.restart_delay, built_in.delay),
+        delay_max: of(&raw.restart_delay_max, built_in.delay_max),
+        give_up_after: raw.give_up_after.clone().value().unwrap_or(built_in.give_up_after),
+        give_up_window: of(&raw.give_up_window, built_in.give_up_window),
+        cooldown: of(&raw.cooldown, built_in.cooldown),
+    };
+    let doubtful = raw.restart_delay.is_bad()
+        || raw.restart_delay_max.is_bad()
+        || raw.give_up_after.is_bad()
+        || raw.give_up_window.is_bad();
+    if doubtful {
+        return None;
+    }
+    if rules.delay > rules.delay_max {
+        let at = raw.restart_delay.place().or(raw.restart_delay_max.place())?; // the built-in ones agree
+        let (delay, max) = (rules.delay, rules.delay_max);
+        let why =
+            format!("restart_delay {delay:?} is longer than restart_delay_max {max:?}; shorten or raise it");
+        report.error(at, why);
+        return None;
+    }
+    let failures_take = rules.delay.saturating_mul(rules.give_up_after - 1);
+    if rules.policy != RestartPolicy::Never && failures_take >= rules.give_up_window {
+        let keys = [raw.give_up_window.place(), raw.give_up_after.place(), raw.restart_delay.place()];
+        let at = keys.into_iter().flatten().next()?; // the built-in ones agree
+        let why = format!(
+            "give_up_window {:?} is too short: {} failures, restart_delay {:?} apart, take {failures_take:?}, so the \
+             keeper would never be given up; use a longer window",
+            rules.give_up_window, rules.give_up_after, rules.delay
+        );
+        report.error(at, why);
+        return None;
+    }
+    Some(rules)
+}

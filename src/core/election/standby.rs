@@ -1,0 +1,211 @@
+//! Standing by: looking, sleeping until a quorum may be free, being barred from standing for a while.
+
+use super::context::{Context, look_votes};
+use super::{Change, State, Timer};
+use crate::core::event::{Reason, Said};
+use crate::core::lease::NodeId;
+use crate::core::request::{Held, LookAnswer, Request, RoundId};
+use crate::core::round::Round;
+use crate::core::time::Instant;
+use std::time::Duration;
+
+/// Expiry has a grain of 1 ms; then a little spread, so that standbys do not meet.
+const EXPIRY_GRAIN: Duration = Duration::from_millis(1);
+const EXPIRY_JITTER: Duration = Duration::from_millis(3);
+/// Hints are answered at once this often in a row, then at this pace: somebody may be writing the key all day.
+const EAGER_LOOKS: u8 = 3;
+const HINT_PACE: Duration = Duration::from_millis(5);
+
+/// Why this host does not stand, though the lock may be free.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Bar {
+    /// It stands.
+    None,
+    /// It handed over: until another host has the lock, or this instant.
+    StayOut {
+        until: Instant,
+    },
+    Cooldown {
+        until: Instant,
+    },
+    /// Until resumed.
+    Paused,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Standby {
+    pub bar: Bar,
+    look_at: Instant,
+    look: Option<Round<LookAnswer>>,
+    /// A hint arrived while a look was under way.
+    hinted: bool,
+    eager: u8,
+    last_votes: Vec<(NodeId, Said)>,
+}
+
+impl Standby {
+    pub fn new(bar: Bar, look_at: Instant) -> Self {
+        Standby { bar, look_at, look: None, hinted: false, eager: 0, last_votes: Vec::new() }
+    }
+
+    pub fn votes(&self) -> &[(NodeId, Said)] {
+        &self.last_votes
+    }
+
+    pub fn next_timer(&self) -> (Instant, Timer) {
+        let look = match &self.look {
+            Some(round) => (round.ends, Timer::LookEnds),
+            None => (self.look_at, Timer::Look),
+        };
+        match self.bar {
+            Bar::StayOut { until } | Bar::Cooldown { until } => look.min((until, Timer::BarEnds)),
+            Bar::None | Bar::Paused => look,
+        }
+    }
+
+    /// Starts a look. Read only: a standby that asked with *acquire* would steal the holder's repair (R22).
+    pub fn look(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        let ends = now + cx.settings.timing.node_timeout();
+        self.hinted = false;
+        self.look = Some(cx.open_round(now, ends, &Request::Look));
+        self.conclude(cx, now)
+    }
+
+    pub fn look_ends(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        if let Some(round) = &mut self.look {
+            round.close();
+        }
+        self.conclude(cx, now)
+    }
+
+    pub fn bar_ends(&mut self, now: Instant) -> Option<Change> {
+        let reason = match self.bar {
+            Bar::Cooldown { .. } => Reason::CooldownOver,
+            Bar::StayOut { .. } | Bar::None | Bar::Paused => Reason::Released,
+        };
+        self.lift_bar(now, reason)
+    }
+
+    /// Stands again from now on.
+    pub fn lift_bar(&mut self, now: Instant, reason: Reason) -> Option<Change> {
+        Some(Change::to(State::Standby(Standby::new(Bar::None, now)), reason))
+    }
+
+    pub fn handle_hint(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        if self.look.is_some() {
+            self.hinted = true;
+            return None;
+        }
+        if self.eager < EAGER_LOOKS {
+            self.eager += 1;
+            return self.look(cx, now);
+        }
+        self.look_at = self.look_at.min(now + HINT_PACE);
+        None
+    }
+
+    pub fn handle_answer(
+        &mut self,
+        cx: &mut Context,
+        now: Instant,
+        node: NodeId,
+        round: RoundId,
+        answer: Option<LookAnswer>,
+    ) -> Option<Change> {
+        match &answer {
+            Some(LookAnswer::Held(held)) => cx.learn(now, node, held),
+            Some(LookAnswer::Free { token }) => cx.learn_token(*token),
+            Some(LookAnswer::Quarantined { .. }) | None => {}
+        }
+        let look = self.look.as_mut().filter(|look| look.ticket.round == round)?;
+        match answer {
+            Some(answer) => look.record(node, answer),
+            None => look.silence(node),
+        }
+        self.conclude(cx, now)
+    }
+
+    pub fn node_lost(&mut self, cx: &mut Context, now: Instant, node: NodeId) -> Option<Change> {
+        self.look.as_mut()?.silence(node);
+        self.conclude(cx, now)
+    }
+
+    /// A node came back: a quorum may have come with it.
+    pub fn node_serves(&mut self, now: Instant) {
+        self.look_at = self.look_at.min(now);
+        self.hinted |= self.look.is_some();
+    }
+
+    /// Decides as soon as the rest of the answers cannot matter.
+    fn conclude(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        let quorum = cx.settings.quorum.size();
+        let look = self.look.as_ref()?;
+        let free = look.count(|answer| matches!(answer, LookAnswer::Free { .. }));
+        if free < quorum && free + look.pending() >= quorum {
+            return None;
+        }
+        let look = self.look.take()?;
+        self.last_votes = look_votes(&look);
+        cx.seen = holder(&look, quorum);
+        if cx.seen.is_some() {
+            // Somebody was elected: the contention is over.
+            cx.split.reset();
+        }
+        if free >= quorum {
+            return self.found_free(cx, now);
+        }
+        if matches!(self.bar, Bar::StayOut { .. }) && cx.seen.is_some() {
+            self.bar = Bar::None;
+        }
+        self.sleep(cx, now, &look);
+        if self.hinted {
+            return self.handle_hint(cx, now);
+        }
+        if self.look_at > now + HINT_PACE {
+            self.eager = 0;
+        }
+        None
+    }
+
+    fn found_free(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        match self.bar {
+            Bar::None => Some(Change::stand()),
+            Bar::StayOut { .. } | Bar::Cooldown { .. } | Bar::Paused => {
+                self.look_at = now + poll_every(cx);
+                None
+            }
+        }
+    }
+
+    /// Sleeps until a quorum may have expired: the Q-th smallest of what is left.
+    fn sleep(&mut self, cx: &mut Context, now: Instant, look: &Round<LookAnswer>) {
+        let mut left: Vec<Duration> = look
+            .said()
+            .filter_map(|(_, answer)| match answer {
+                LookAnswer::Free { .. } => Some(Duration::ZERO),
+                LookAnswer::Held(held) => held.remaining,
+                LookAnswer::Quarantined { remaining } => Some(*remaining),
+            })
+            .collect();
+        left.sort_unstable();
+        let poll = poll_every(cx);
+        let until_free = left.get(cx.settings.quorum.size() - 1).map(|left| *left + EXPIRY_GRAIN);
+        self.look_at = now + until_free.map_or(poll, |left| left.min(poll)) + cx.jitter(EXPIRY_JITTER);
+    }
+}
+
+/// Hints may be lost; this is how long a standby can be wrong about a lock.
+fn poll_every(cx: &Context) -> Duration {
+    cx.settings.timing.ttl() / 2
+}
+
+/// The value a quorum of nodes is held by, if one is.
+fn holder(look: &Round<LookAnswer>, quorum: usize) -> Option<Held> {
+    let held = || {
+        look.said().filter_map(|(_, answer)| match answer {
+            LookAnswer::Held(held) => Some(held),
+            LookAnswer::Free { .. } | LookAnswer::Quarantined { .. } => None,
+        })
+    };
+    held().find(|one| held().filter(|other| other.value == one.value).count() >= quorum).cloned()
+}

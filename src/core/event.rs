@@ -1,0 +1,151 @@
+//! What the core says happened. Log, metrics and status are made of these; nothing else is.
+
+use super::lease::{FencingToken, NodeId};
+use super::restart::Exit;
+use super::round::ExtensionOutcome;
+use std::time::Duration;
+
+/// The role of this host for one keeper, as `status` shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
+    Standby,
+    Candidate,
+    Leader,
+    SteppingDown,
+    Paused,
+    Cooldown,
+    Finished,
+}
+
+/// Why a role changed. The log line of the change is made of this and the votes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// A quorum of nodes looked free.
+    LooksFree,
+    Won,
+    NotElected(ElectionOutcome),
+    /// The command's own name.
+    Command(Command),
+    /// The lock was deleted under us and nobody else can have it yet.
+    Evicted,
+    /// Somebody else has the lock, or may have it.
+    Foreign,
+    /// The lease could not be renewed until its stop_at.
+    LeaseEnding,
+    /// The guard reached its own deadline first.
+    GuardStopped,
+    GuardLost(&'static str),
+    LaunchFailed(String),
+    ExecFailed {
+        stage: String,
+        errno: i32,
+    },
+    /// Elected, but too late in the lease to start a child.
+    TooLate,
+    GaveUp {
+        failures: u32,
+    },
+    PolicyFinished {
+        exit: Exit,
+    },
+    /// Tree dead and lock released.
+    Released,
+    CooldownOver,
+    Resumed,
+}
+
+/// Commands of an operator, or of the daemon on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Command {
+    StepDown,
+    Pause,
+    Resume,
+    /// Hand over and end.
+    Drain,
+    /// End at once: SIGKILL instead of the stop signal.
+    Kill,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ElectionOutcome {
+    Won,
+    /// Somebody else has it.
+    Conflict,
+    /// Too few nodes answered or vote.
+    NoQuorum,
+    /// Won too late in the lease, or not within the attempt's bound.
+    Late,
+}
+
+/// One node's part in a decision, in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Said {
+    Free,
+    Granted,
+    Ok,
+    Kept,
+    Empty,
+    Gone,
+    Foreign,
+    Held,
+    Quarantined,
+    Late,
+    Refused,
+    Silent,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Event {
+    /// One per change; every line an operator reads about a role comes from here.
+    RoleChanged {
+        from: Role,
+        to: Role,
+        reason: Reason,
+        token: Option<FencingToken>,
+        votes: Vec<(NodeId, Said)>,
+        /// How long ago the lease was last renewed; absent without one.
+        lease_age: Option<Duration>,
+        lease_left: Option<Duration>,
+    },
+    /// An attempt ended.
+    Elected {
+        outcome: ElectionOutcome,
+        votes: Vec<(NodeId, Said)>,
+    },
+    /// An extension round was judged, `took` after it was sent.
+    Extended {
+        outcome: ExtensionOutcome,
+        took: Duration,
+        votes: Vec<(NodeId, Said)>,
+    },
+    ChildStarted {
+        pid: u32,
+        token: FencingToken,
+    },
+    ChildExited {
+        exit: Exit,
+        ran: Duration,
+    },
+    ChildRestarts {
+        after: Duration,
+    },
+    /// The stop signal or SIGKILL went to the tree.
+    StopSent {
+        polite: bool,
+    },
+    TreeDead {
+        killed: u32,
+    },
+    /// The lease is over and the tree not proven dead: a person must act.
+    TreeOutlivesLease,
+    /// A node's clock is more than an hour behind this host's.
+    ClockAhead {
+        node: NodeId,
+        ahead_us: u64,
+    },
+    /// Released; `confirmed` nodes have said so.
+    Released {
+        confirmed: usize,
+        token: FencingToken,
+    },
+}

@@ -1,0 +1,204 @@
+//! The thread that holds the leases: nodes, elections and guards, and nothing else. What the edge thread does, and how slowly, cannot
+//! delay an extension here: everything between the two is bounded and never waited for on this side.
+
+use crate::child;
+use crate::clock;
+use crate::config::{Config, KeeperConfig, LockConfig};
+use crate::core::election::{Election, Settings};
+use crate::core::event::Command;
+use crate::core::rng::Seed;
+use crate::guard::{ChildSpec, LastResort};
+use crate::keeper::{self, Keeper, Pipe, Shared};
+use crate::lock::local::Local;
+use crate::lock::redis::{self, Nodes};
+use crate::lock::{Claim, Engine, Identity};
+use crate::observe::board::Board;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Messages of nodes that may wait for a keeper: several rounds of the largest quorum.
+const INBOX: usize = 256;
+/// Commands that may wait for one keeper.
+const COMMANDS: usize = 16;
+const NODES_SHOWN_EVERY: Duration = Duration::from_millis(250);
+/// A release that a quorum has confirmed may still be on its way to the rest.
+const LAST_RELEASES: Duration = Duration::from_millis(20);
+
+/// What the thread is started with.
+#[derive(Debug)]
+pub struct Start {
+    pub config: Config,
+    /// One per keeper; an error keeps that keeper away from this host.
+    pub children: Vec<Result<ChildSpec, String>>,
+    pub board: Arc<Board>,
+    pub pipes: mpsc::Sender<Pipe>,
+    pub commands: mpsc::Receiver<Command>,
+    pub last_resort: LastResort,
+    pub cgroup: bool,
+    pub seed: u128,
+}
+
+/// One child specification per keeper of the configuration.
+pub fn prepare_children(config: &Config) -> Vec<Result<ChildSpec, String>> {
+    let inherited = child::inherited_environment();
+    let nofile = child::raise_open_files();
+    let prepare = |keeper: &KeeperConfig| child::prepare(&keeper.name, &keeper.process, &inherited, nofile);
+    config.keepers.iter().map(prepare).collect()
+}
+
+/// Runs until every keeper has stopped.
+///
+/// # Errors
+/// When the runtime or the local lock directory cannot be had.
+pub fn run(start: Start) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tasks = LocalSet::new();
+    runtime.block_on(tasks.run_until(hold_leases(start)))
+}
+
+async fn hold_leases(start: Start) -> io::Result<()> {
+    let Start { config, children, board, pipes, mut commands, last_resort, cgroup, seed } = start;
+    let cancel = CancellationToken::new();
+    let engine = start_engine(&config, &cancel)?;
+    let shared = Rc::new(Shared {
+        nodes: engine.node_names(),
+        engine,
+        board,
+        pipes,
+        last_resort: RefCell::new(last_resort),
+        guards: RefCell::new(BTreeSet::new()),
+        cgroup,
+    });
+    let keepers = TaskTracker::new();
+    let mut handles = Vec::new();
+    for (place, (settings, child)) in config.keepers.iter().zip(children).enumerate() {
+        let (handle, inbox) = mpsc::channel(COMMANDS);
+        handles.push(handle);
+        let seed = Seed(seed.wrapping_add(spread(place)));
+        let keeper = enlist(&config, settings, child, place, seed, inbox, &shared);
+        keepers.spawn_local(keeper::run(keeper));
+    }
+    keepers.close();
+    let shown = Rc::clone(&shared);
+    let show_nodes = async move {
+        loop {
+            shown.board.try_put_nodes(shown.engine.status());
+            tokio::time::sleep(NODES_SHOWN_EVERY).await;
+        }
+    };
+    let pass_commands = async {
+        while let Some(command) = commands.recv().await {
+            for keeper in &handles {
+                // A keeper with sixteen commands waiting has been told.
+                let _ = keeper.try_send(command);
+            }
+        }
+        // The edge is gone: nobody could ever ask for a stop.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = all_stopped(&keepers, &config) => {}
+        () = show_nodes => {}
+        () = pass_commands => {}
+    }
+    tokio::time::sleep(LAST_RELEASES).await;
+    cancel.cancel();
+    Ok(())
+}
+
+/// A daemon without keepers waits for its signal all the same.
+async fn all_stopped(keepers: &TaskTracker, config: &Config) {
+    if config.keepers.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    keepers.wait().await;
+}
+
+/// Seeds far apart, so that the streams of two keepers do not meet.
+fn spread(place: usize) -> u128 {
+    (place as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+}
+
+fn start_engine(config: &Config, cancel: &CancellationToken) -> io::Result<Engine> {
+    let identity = Identity { host: config.host.clone(), pid: std::process::id() };
+    match &config.lock {
+        LockConfig::Redis(redis) => {
+            let addresses: Vec<redis::Address> = redis
+                .nodes
+                .iter()
+                .map(|node| redis::Address { display: node.to_string(), url: node.url().to_owned() })
+                .collect();
+            let urls = addresses.iter().map(|address| address.url.clone()).collect();
+            let settings = redis::Settings {
+                addresses,
+                restart_quarantine: redis.restart_quarantine,
+                identity: identity.clone(),
+            };
+            Ok(Engine::Redis { nodes: Nodes::start(settings, cancel), urls, identity })
+        }
+        LockConfig::Local(local) => {
+            let lock = Local::start(&local.directory, identity.clone()).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("lock directory {} cannot be used: {error}", local.directory.display()),
+                )
+            })?;
+            Ok(Engine::Local { lock, identity })
+        }
+    }
+}
+
+fn enlist(
+    config: &Config,
+    settings: &KeeperConfig,
+    child: Result<ChildSpec, String>,
+    place: usize,
+    seed: Seed,
+    commands: mpsc::Receiver<Command>,
+    shared: &Rc<Shared>,
+) -> Keeper {
+    let (prefix, retry_delay) = match &config.lock {
+        LockConfig::Redis(redis) => (redis.key_prefix.as_str(), redis.retry_delay),
+        LockConfig::Local(_) => ("", RETRY_DELAY_LOCAL),
+    };
+    let lock_key = format!("{prefix}{}", settings.lock);
+    let (sender, inbox) = mpsc::channel(INBOX);
+    let claim = Claim {
+        key: lock_key.clone(),
+        ttl: settings.timing.ttl(),
+        node_timeout: settings.timing.node_timeout(),
+    };
+    let id = shared.engine.register(claim, sender);
+    let election = Election::new(
+        Settings {
+            timing: settings.timing,
+            quorum: shared.engine.quorum(),
+            restart: settings.restart.clone(),
+            retry_delay,
+        },
+        seed,
+        clock::boot(),
+    );
+    Keeper {
+        name: settings.name.as_str().into(),
+        place,
+        id,
+        lock_key,
+        child,
+        election,
+        inbox,
+        commands,
+        shared: Rc::clone(shared),
+    }
+}
+
+/// A local lock answers in microseconds.
+const RETRY_DELAY_LOCAL: Duration = Duration::from_millis(200);

@@ -1,0 +1,200 @@
+//! The daemon as a story: prepare, start the core thread, open the control socket, be ready, wait for a signal, drain, end.
+//!
+//! This is the edge thread: signals, HTTP, the children's output, systemd. Whatever it does, the core thread goes on.
+
+use crate::config::Config;
+use crate::core::event::Command;
+use crate::core_thread::{self, Start};
+use crate::guard::{LastResort, cgroup};
+use crate::keeper::{Pipe, first_view};
+use crate::observe::board::Board;
+use crate::observe::http::{self, Api, Bound};
+use crate::observe::log::{Format, LogQueue};
+use crate::{clock, output, systemd};
+use nix::sys::signal::SigSet;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Streams that may wait to be read: two per term, and the edge is never that far behind.
+const PIPES: usize = 16 * 1024;
+const SIGNALS: usize = 16;
+/// What an earlier daemon's guards may still need before their leaves count as leftovers.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
+/// For the last lines of children and log.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Runs the daemon; 0 after a clean stop, 1 after a failure.
+pub fn run(config: Config, log: &LogQueue, format: Format) -> i32 {
+    match try_run(config, log, format) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(%error, "keeperd cannot run");
+            log.flush(LAST_WORDS);
+            1
+        }
+    }
+}
+
+fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    // Before any thread is started, so that all inherit it: signals go to the thread that asks for them, and a guard is born deaf.
+    SigSet::all().thread_block()?;
+    let last_resort = LastResort::install()?;
+    for leftover in cgroup::sweep_leftovers(SWEEP_PATIENCE) {
+        tracing::warn!(?leftover, "killed what an earlier daemon's lost guard had left behind");
+    }
+    let host: Arc<str> = config.host.as_str().into();
+    let socket = config.control.socket.clone();
+    let views = config.keepers.iter().map(|keeper| first_view(&keeper.name, clock::wall())).collect();
+    let board = Board::new(views);
+    let (commands, for_core) = mpsc::channel(SIGNALS);
+    let (pipes, new_pipes) = mpsc::channel(PIPES);
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    let start = Start {
+        children: core_thread::prepare_children(&config),
+        config,
+        board: Arc::clone(&board),
+        pipes,
+        commands: for_core,
+        last_resort,
+        cgroup: std::env::var_os("KEEPERD_CGROUP").is_none_or(|value| value != "off"),
+        seed: u128::from_ne_bytes(seed),
+    };
+    let (ended, end) = oneshot::channel();
+    let core = std::thread::Builder::new().name("core".into()).spawn(move || {
+        // The receiver is gone only when the edge has failed.
+        let _ = ended.send(core_thread::run(start));
+    })?;
+    let edge = Edge { host, socket, board, commands, new_pipes, log: log.clone(), format, end };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(edge.run());
+    if core.join().is_err() {
+        // Its panic ends every lease: the guards see the end of their sockets with this process.
+        std::process::abort();
+    }
+    runtime.shutdown_timeout(LAST_WORDS);
+    result
+}
+
+struct Edge {
+    host: Arc<str>,
+    socket: std::path::PathBuf,
+    board: Arc<Board>,
+    commands: mpsc::Sender<Command>,
+    new_pipes: mpsc::Receiver<Pipe>,
+    log: LogQueue,
+    format: Format,
+    end: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Edge {
+    async fn run(self) -> io::Result<()> {
+        let Edge { host, socket, board, commands, new_pipes, log, format, mut end } = self;
+        let mut signals = watch_signals()?;
+        let streams = tokio::spawn(read_output(new_pipes, log.clone(), format));
+        let ours = open_control(&socket, Api { board: Arc::clone(&board), host: Arc::clone(&host) }).await;
+        tracing::info!(
+            host = &*host,
+            keepers = board.keepers().len(),
+            "keeperd {} runs",
+            env!("CARGO_PKG_VERSION")
+        );
+        systemd::ready();
+        board.changed.notify_one();
+        tokio::spawn(systemd::report(Arc::clone(&board)));
+        let mut stopping = false;
+        let result = loop {
+            tokio::select! {
+                ended = &mut end => break ended.unwrap_or_else(|_| Err(io::Error::other("the core thread died"))),
+                Some(signal) = signals.recv() => {
+                    let command = match signal {
+                        SIGHUP => {
+                            tracing::warn!("SIGHUP: reload is not built yet; restart keeperd to change the configuration");
+                            continue;
+                        }
+                        _ if stopping => Command::Kill,
+                        _ => Command::Drain,
+                    };
+                    stopping = true;
+                    systemd::stopping();
+                    let word = if command == Command::Kill { "at once" } else { "politely" };
+                    tracing::info!("stopping all keepers {word}");
+                    let _ = commands.send(command).await;
+                }
+            }
+        };
+        // The children's pipes end with their guards; what is buffered is still to be shown.
+        let _ = tokio::time::timeout(LAST_WORDS, streams).await;
+        if ours {
+            // It may be gone already; a leftover is replaced at the next start.
+            let _ = std::fs::remove_file(&socket);
+        }
+        if result.is_ok() {
+            tracing::info!("all keepers stopped, locks released");
+        }
+        log.flush(LAST_WORDS);
+        result
+    }
+}
+
+/// A socket that cannot be had costs the status, not the keepers.
+async fn open_control(socket: &std::path::Path, api: Api) -> bool {
+    let path = socket.display();
+    match http::bind(socket).await {
+        Ok(Bound::Ours(listener)) => {
+            tokio::spawn(http::serve(listener, api));
+            true
+        }
+        Ok(Bound::Taken(pid)) => {
+            tracing::warn!(%path, pid, "the control socket is taken by another keeperd; this one runs without");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%path, %error, "the control socket cannot be opened: no status from this daemon");
+            false
+        }
+    }
+}
+
+/// SIGTERM, SIGINT and SIGHUP, taken by a thread of their own: the only one that does not block them.
+fn watch_signals() -> io::Result<mpsc::Receiver<i32>> {
+    let (sender, receiver) = mpsc::channel(SIGNALS);
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if let Err(error) = SigSet::all().thread_unblock() {
+            tracing::error!(%error, "signals cannot be received: use SIGKILL to stop keeperd");
+        }
+        for signal in signals.forever() {
+            // Sixteen signals waiting say what a seventeenth would.
+            let _ = sender.try_send(signal);
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Reads every stream until its end; ends when the core thread has ended and all streams have.
+async fn read_output(mut new_pipes: mpsc::Receiver<Pipe>, log: LogQueue, format: Format) {
+    let render = match format {
+        Format::Text => output::render_text,
+        Format::Json => output::render_json,
+        Format::Journald => output::render_journald,
+    };
+    let streams = tokio_util::task::TaskTracker::new();
+    while let Some(Pipe { keeper, stream, fd }) = new_pipes.recv().await {
+        let log = log.clone();
+        streams.spawn(async move {
+            let name = keeper.to_string();
+            if let Err(error) = output::follow(name, stream, fd, log, render).await {
+                tracing::warn!(keeper = &*keeper, %error, "output of the child cannot be read any more");
+            }
+        });
+    }
+    streams.close();
+    streams.wait().await;
+}

@@ -1,0 +1,401 @@
+//! The shell of one keeper: carries out what its [`Election`] wants, and tells it what happened. No decision is made here.
+
+use crate::clock;
+use crate::core::election::{Action, Election, GuardReport};
+use crate::core::event::{Command, Event};
+use crate::core::lease::{FencingToken, Value};
+use crate::core::request::FromNode;
+use crate::core::restart::Exit;
+use crate::core::time::{Instant, WallTime};
+use crate::core::timing::Deadlines;
+use crate::guard::{self, ChildSpec, Guard, LastResort, Launch, Lost};
+use crate::lock::{Ask, Engine, KeeperId};
+use crate::observe::board::{Board, HolderView, KeeperView, LastChange, LastExit};
+use crate::observe::events;
+use crate::output::Stream;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Pace of the last resort: the tree of a lost guard is looked for and killed until none is left.
+const LAST_RESORT_FIRST: Duration = Duration::from_millis(1);
+const LAST_RESORT_MAX: Duration = Duration::from_millis(10);
+/// A dismissed guard needs microseconds; one that takes this long is killed.
+const GOODBYE_MAX: Duration = Duration::from_secs(5);
+/// When the edge was reading the view just then.
+const VIEW_AGAIN: Duration = Duration::from_millis(10);
+/// A loop that is this late has stopped turning, as far as the watchdog is concerned.
+const TURN_SLACK: Duration = Duration::from_secs(1);
+
+/// One stream of a term, for the edge to read.
+#[derive(Debug)]
+pub struct Pipe {
+    pub keeper: Arc<str>,
+    pub stream: Stream,
+    pub fd: OwnedFd,
+}
+
+/// What all keepers of the daemon share, on the core thread.
+#[derive(Debug)]
+pub struct Shared {
+    pub engine: Engine,
+    /// Names of the nodes, for log lines.
+    pub nodes: Vec<String>,
+    pub board: Arc<Board>,
+    pub pipes: mpsc::Sender<Pipe>,
+    pub last_resort: RefCell<LastResort>,
+    /// Guards that live: every other child of the daemon is an orphan of a lost one.
+    pub guards: RefCell<BTreeSet<u32>>,
+    /// Use cgroups where there are any.
+    pub cgroup: bool,
+}
+
+/// The guard of the current term.
+#[derive(Debug)]
+enum Slot {
+    Empty,
+    Guard(Guard),
+    /// It died or was killed; its tree is being killed from here.
+    Mourning {
+        lost: Lost,
+        again: Duration,
+    },
+}
+
+/// One keeper on this host.
+#[derive(Debug)]
+pub struct Keeper {
+    pub name: Arc<str>,
+    /// Its place on the board.
+    pub place: usize,
+    pub id: KeeperId,
+    /// The lock key, as the child is told.
+    pub lock_key: String,
+    /// The child but for its token; or why there cannot be one here.
+    pub child: Result<ChildSpec, String>,
+    pub election: Election,
+    pub inbox: mpsc::Receiver<FromNode>,
+    pub commands: mpsc::Receiver<Command>,
+    pub shared: Rc<Shared>,
+}
+
+/// Something that happened, to be told to the election.
+enum Input {
+    Node(FromNode),
+    Command(Command),
+    Guard(Result<guard::Event, Lost>),
+    LastResort,
+    Time,
+}
+
+/// Runs a keeper until its election has stopped.
+pub async fn run(keeper: Keeper) {
+    Shell::new(keeper).run().await;
+}
+
+struct Shell {
+    keeper: Keeper,
+    slot: Slot,
+    view: KeeperView,
+    stale_view: bool,
+    holding: bool,
+}
+
+impl Shell {
+    fn new(keeper: Keeper) -> Self {
+        let view = KeeperView {
+            name: keeper.name.to_string(),
+            role: keeper.election.role(),
+            token: None,
+            pid: None,
+            valid_until: None,
+            since: clock::wall(),
+            restarts: 0,
+            last_exit: None,
+            last_change: None,
+            holder: None,
+        };
+        Shell { keeper, slot: Slot::Empty, view, stale_view: true, holding: false }
+    }
+
+    async fn run(&mut self) {
+        loop {
+            self.carry_out();
+            if self.keeper.election.is_stopped() {
+                break;
+            }
+            match self.next_input().await {
+                Input::Node(from) => self.keeper.election.handle_node(clock::now(), from),
+                Input::Command(command) => self.keeper.election.handle_command(clock::now(), command),
+                Input::Guard(said) => self.guard_said(said),
+                Input::LastResort => self.last_resort(),
+                Input::Time => {}
+            }
+            self.keeper.election.handle_timeout(clock::now());
+        }
+        self.keeper.shared.board.promise_turn(self.keeper.place, None);
+    }
+
+    async fn next_input(&mut self) -> Input {
+        let now = clock::boot();
+        let timeout = self.keeper.election.poll_timeout();
+        let held = self.keeper.election.is_holding();
+        let turn_by = timeout.filter(|_| held).map(|at| at.max(now) + TURN_SLACK);
+        self.keeper.shared.board.promise_turn(self.keeper.place, turn_by);
+        let mut pause = timeout.map_or(Duration::from_secs(3600), |at| at.since(now));
+        if self.stale_view {
+            pause = pause.min(VIEW_AGAIN);
+        }
+        tokio::select! {
+            // The guard's word first: its deadlines matter most.
+            biased;
+            input = from_guard(&mut self.slot) => input,
+            Some(command) = self.keeper.commands.recv() => Input::Command(command),
+            Some(from) = self.keeper.inbox.recv() => Input::Node(from),
+            () = tokio::time::sleep(pause) => Input::Time,
+        }
+    }
+
+    // ── what the election wants ──
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.keeper.election.poll_action() {
+            match action {
+                Action::Ask { node, ticket, request } => {
+                    self.keeper.shared.engine.ask(self.keeper.id, node, Ask { ticket, request });
+                }
+                Action::Launch { value, token, deadlines, start_by } => {
+                    self.launch(value, token, deadlines, start_by);
+                }
+                Action::Spawn { start_by } => self.tell(guard::Command::Spawn { start_by }),
+                Action::Prolong { deadlines } => self.tell(guard::Command::Deadlines(deadlines)),
+                Action::Stop { kill_by } => self.tell(guard::Command::Stop { kill_by }),
+                Action::Kill => self.tell(guard::Command::Kill),
+                Action::KillGuard => {
+                    if let Slot::Guard(guard) = &self.slot {
+                        guard.kill();
+                    }
+                }
+                Action::QuitGuard => self.dismiss(),
+                Action::Emit(event) => self.note(&event),
+            }
+        }
+        let holding = self.keeper.election.is_holding();
+        if holding != self.holding {
+            self.holding = holding;
+            self.keeper.shared.engine.hold(self.keeper.id, holding);
+        }
+        self.show();
+    }
+
+    fn launch(&mut self, value: Value, token: FencingToken, deadlines: Deadlines, start_by: Instant) {
+        assert!(matches!(self.slot, Slot::Empty), "one guard per term, and terms do not overlap");
+        match self.try_launch(value, token, deadlines) {
+            Ok(mut guard) => {
+                self.keeper.shared.guards.borrow_mut().insert(guard.pid());
+                // Not after ARMED: the frames keep their order, and the round trip would only cost time.
+                guard.send(guard::Command::Spawn { start_by });
+                self.slot = Slot::Guard(guard);
+            }
+            Err(error) => {
+                self.keeper.election.handle_guard(clock::now(), GuardReport::LaunchFailed(error));
+            }
+        }
+    }
+
+    fn try_launch(&self, value: Value, token: FencingToken, deadlines: Deadlines) -> Result<Guard, String> {
+        let keeper = &self.keeper;
+        let shared = &keeper.shared;
+        let mut spec = keeper.child.clone()?;
+        let ttl_ms = keeper.election.timing().ttl().as_millis();
+        spec.env.extend([
+            ("KEEPERD_KEEPER".into(), keeper.name.to_string().into()),
+            ("KEEPERD_LOCK_KEY".into(), keeper.lock_key.clone().into()),
+            ("KEEPERD_FENCING_TOKEN".into(), token.to_string().into()),
+            ("KEEPERD_TTL_MS".into(), ttl_ms.to_string().into()),
+        ]);
+        let lock = shared.engine.descriptor(keeper.id).transpose().map_err(|error| error.to_string())?;
+        let releaser = shared.engine.releaser(&keeper.lock_key, value);
+        let launch = Launch {
+            executable: Path::new(guard::OWN_EXECUTABLE),
+            spec: &spec,
+            token: token.0,
+            deadlines,
+            stop_timeout: keeper.election.timing().stop_timeout(),
+            releaser: releaser.as_deref(),
+            lock: lock.as_ref().map(AsFd::as_fd),
+            cgroup: shared.cgroup,
+        };
+        let (guard, output) = Guard::launch(&launch).map_err(|error| error.to_string())?;
+        for (stream, fd) in [(Stream::Stdout, output.stdout), (Stream::Stderr, output.stderr)] {
+            let pipe = Pipe { keeper: Arc::clone(&keeper.name), stream, fd };
+            if shared.pipes.try_send(pipe).is_err() {
+                let keeper = &*keeper.name;
+                tracing::error!(keeper, "output of the child is lost: the edge thread does not take it");
+            }
+        }
+        Ok(guard)
+    }
+
+    fn tell(&mut self, command: guard::Command) {
+        if let Slot::Guard(guard) = &mut self.slot {
+            guard.send(command);
+        }
+    }
+
+    /// The tree is dead and the lock is free: the guard goes without releasing anything itself.
+    fn dismiss(&mut self) {
+        let Slot::Guard(mut guard) = std::mem::replace(&mut self.slot, Slot::Empty) else { return };
+        guard.send(guard::Command::Quit);
+        let shared = Rc::clone(&self.keeper.shared);
+        tokio::task::spawn_local(async move {
+            let gone = async { while guard.recv().await.is_ok() {} };
+            if tokio::time::timeout(GOODBYE_MAX, gone).await.is_err() {
+                guard.kill();
+                while guard.recv().await.is_ok() {}
+            }
+            shared.guards.borrow_mut().remove(&guard.pid());
+        });
+    }
+
+    // ── what the guard says ──
+
+    fn guard_said(&mut self, said: Result<guard::Event, Lost>) {
+        let report = match said {
+            Ok(event) => match report(event) {
+                Some(report) => report,
+                None => return,
+            },
+            Err(lost) => {
+                let keeper = &*self.keeper.name;
+                tracing::debug!(keeper, %lost, "guard lost");
+                self.keeper.shared.guards.borrow_mut().remove(&lost.pid);
+                self.slot = Slot::Mourning { lost, again: LAST_RESORT_FIRST };
+                GuardReport::Lost("died")
+            }
+        };
+        self.keeper.election.handle_guard(clock::now(), report);
+    }
+
+    /// One pass over what a lost guard has left behind.
+    fn last_resort(&mut self) {
+        let Slot::Mourning { lost, again } = &mut self.slot else { return };
+        let shared = &self.keeper.shared;
+        let proven = shared.last_resort.borrow_mut().pass(lost, &shared.guards.borrow());
+        *again = (*again * 2).min(LAST_RESORT_MAX);
+        if proven {
+            self.slot = Slot::Empty;
+            self.keeper.election.handle_guard(clock::now(), GuardReport::TreeDead { killed: 0 });
+        }
+    }
+
+    // ── what people see ──
+
+    fn note(&mut self, event: &Event) {
+        events::log(&self.keeper.name, &self.keeper.shared.nodes, event);
+        match event {
+            Event::RoleChanged { reason, .. } => {
+                let at = clock::wall();
+                self.view.last_change = Some(LastChange { at, reason: events::say_reason(reason) });
+                self.view.since = at;
+            }
+            Event::ChildExited { exit, .. } => {
+                let reason = self.view.last_change.as_ref().map_or("", |change| change.reason.as_str());
+                let ours = self.view.role != crate::core::event::Role::Leader;
+                let reason = if ours { reason.to_owned() } else { "exited".to_owned() };
+                self.view.last_exit = Some(LastExit { exit: *exit, reason });
+            }
+            Event::Elected { .. }
+            | Event::Extended { .. }
+            | Event::ChildStarted { .. }
+            | Event::ChildRestarts { .. }
+            | Event::StopSent { .. }
+            | Event::TreeDead { .. }
+            | Event::TreeOutlivesLease
+            | Event::ClockAhead { .. }
+            | Event::Released { .. } => {}
+        }
+        self.view.role = self.keeper.election.role();
+    }
+
+    fn show(&mut self) {
+        let election = &self.keeper.election;
+        let before = self.view.clone();
+        self.view.role = election.role();
+        self.view.token = election.token();
+        self.view.pid = election.child_pid();
+        self.view.valid_until = election.valid_until();
+        self.view.restarts = election.restarts();
+        self.view.holder = match election.value() {
+            Some(value) => Some(HolderView {
+                host: Some(self.keeper.shared.engine.identity().host.clone()),
+                pid: Some(self.keeper.shared.engine.identity().pid),
+                value: value.to_string(),
+            }),
+            None => election.holder().map(|held| HolderView {
+                host: held.holder.as_ref().map(|holder| holder.host.clone()),
+                pid: held.holder.as_ref().map(|holder| holder.pid),
+                value: String::from_utf8_lossy(&held.value).into_owned(),
+            }),
+        };
+        if self.stale_view || self.view != before {
+            self.stale_view = !self.keeper.shared.board.try_put(self.keeper.place, &self.view);
+        }
+    }
+}
+
+/// Cancel-safe: nothing is lost when another input comes first.
+async fn from_guard(slot: &mut Slot) -> Input {
+    match slot {
+        Slot::Empty => std::future::pending().await,
+        Slot::Guard(guard) => Input::Guard(guard.recv().await),
+        Slot::Mourning { again, .. } => {
+            tokio::time::sleep(*again).await;
+            Input::LastResort
+        }
+    }
+}
+
+/// The guard's frames in the election's words.
+fn report(event: guard::Event) -> Option<GuardReport> {
+    Some(match event {
+        guard::Event::Armed(report) => {
+            if !report.realtime {
+                tracing::debug!("the guard has no real-time priority: kills may come late on a busy host");
+            }
+            GuardReport::Armed
+        }
+        guard::Event::Ack(ack) => GuardReport::Acked { accepted: ack.accepted },
+        guard::Event::Started { pid, .. } => GuardReport::Started { pid },
+        guard::Event::ExecFailed { stage: guard::Stage::Late, .. } => GuardReport::TooLate,
+        guard::Event::ExecFailed { stage, errno } => {
+            GuardReport::ExecFailed { stage: stage.as_str().to_owned(), errno }
+        }
+        guard::Event::Exited(guard::Exit::Code(code)) => GuardReport::Exited(Exit::Code(code)),
+        guard::Event::Exited(guard::Exit::Signal(signal)) => GuardReport::Exited(Exit::Signal(signal)),
+        guard::Event::Stopping(guard::Why::Deadline) => GuardReport::Stopping,
+        guard::Event::Stopping(guard::Why::Command | guard::Why::Orphaned) => return None,
+        guard::Event::TreeDead { killed, last: _ } => GuardReport::TreeDead { killed },
+    })
+}
+
+/// The view of a keeper before it has run.
+pub fn first_view(name: &str, since: WallTime) -> KeeperView {
+    KeeperView {
+        name: name.to_owned(),
+        role: crate::core::event::Role::Standby,
+        token: None,
+        pid: None,
+        valid_until: None,
+        since,
+        restarts: 0,
+        last_exit: None,
+        last_change: None,
+        holder: None,
+    }
+}

@@ -1,0 +1,343 @@
+//! Reading replies. A node may say anything; what is not understood is no answer.
+
+use super::scripts::Context;
+use crate::core::lease::FencingToken;
+use crate::core::request::{
+    AcquireAnswer, Answer, ExtendAnswer, Held, Holder, LookAnswer, RaiseAnswer, RepairAnswer,
+};
+use crate::core::time::WallTime;
+use redis::Value;
+use std::time::Duration;
+
+/// Read in place of a value under a key of another type; `value_of` in prelude.lua says the same.
+const NOT_A_STRING: &[u8] = b"(not a string)";
+
+/// An answer, and what else the node said of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Reply {
+    pub(super) answer: Answer,
+    /// Its TIME, in µs.
+    pub(super) node_us: Option<u64>,
+    pub(super) marker: Marker,
+}
+
+/// What a reply reveals of the marker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Marker {
+    Unsaid,
+    /// Gone, or not the one this connection adopted: it has to be adopted again.
+    Lost,
+    /// The node votes from this TIME on, in µs.
+    Until(u64),
+}
+
+/// The bytes of a string of whichever kind.
+pub(super) fn text(value: &Value) -> Option<Vec<u8>> {
+    if let Value::BulkString(bytes) = value {
+        Some(bytes.clone())
+    } else if let Value::SimpleString(text) | Value::VerbatimString { text, .. } = value {
+        Some(text.clone().into_bytes())
+    } else if let Value::Int(number) = value {
+        Some(number.to_string().into_bytes())
+    } else {
+        None
+    }
+}
+
+fn number<T: std::str::FromStr>(value: &Value) -> Option<T> {
+    std::str::from_utf8(&text(value)?).ok()?.parse().ok()
+}
+
+/// One element after the other of a script's reply.
+struct Fields<'a>(std::slice::Iter<'a, Value>);
+
+impl Fields<'_> {
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.0.next().and_then(text)
+    }
+
+    fn string(&mut self) -> Option<String> {
+        self.bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn number<T: std::str::FromStr>(&mut self) -> Option<T> {
+        self.0.next().and_then(number)
+    }
+
+    fn token(&mut self) -> Option<FencingToken> {
+        self.number().map(FencingToken).filter(|token| *token <= FencingToken::MAX)
+    }
+
+    fn micros(&mut self) -> Option<Duration> {
+        self.number().map(Duration::from_micros)
+    }
+
+    fn held(&mut self) -> Option<Held> {
+        let (value, left, token) = (self.bytes()?, self.number::<i64>()?, self.token()?);
+        let (ours, host, pid) = (self.number::<u8>()? == 1, self.string()?, self.string()?);
+        let holder = ours.then(|| Holder { host, pid: pid.parse().unwrap_or(0) });
+        Some(Held { value, remaining: remaining(left), token, holder })
+    }
+}
+
+/// What `PTTL` says, with −1 for a key that never expires.
+fn remaining(pttl: i64) -> Option<Duration> {
+    (pttl != -1).then(|| Duration::from_millis(u64::try_from(pttl).unwrap_or(0)))
+}
+
+/// TIME and tag in front of every script's reply.
+fn opened(replies: &[Value]) -> Option<(u64, String, Fields<'_>)> {
+    let Some(Value::Array(items)) = replies.first() else { return None };
+    let mut fields = Fields(items.iter());
+    Some((fields.number()?, fields.string()?, fields))
+}
+
+fn said(node_us: u64, answer: Answer) -> Reply {
+    Reply { answer, node_us: Some(node_us), marker: Marker::Unsaid }
+}
+
+/// Why a node abstains, and for how long.
+fn quarantined(node_us: u64, mut fields: Fields<'_>) -> Option<(Marker, Duration)> {
+    let (why, remaining) = (fields.string()?, fields.micros()?);
+    let ends = node_us.saturating_add(u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX));
+    Some((if why == "waiting" { Marker::Until(ends) } else { Marker::Lost }, remaining))
+}
+
+pub(super) fn acquire(replies: &[Value]) -> Option<Reply> {
+    let (us, tag, mut fields) = opened(replies)?;
+    let mut marker = Marker::Unsaid;
+    let answer = match tag.as_str() {
+        "ok" => AcquireAnswer::Granted { token: fields.token()? },
+        "mine" => AcquireAnswer::Mine { token: fields.token()?, token_is_mine: fields.number::<u8>()? == 1 },
+        "held" => AcquireAnswer::Held(fields.held()?),
+        "quarantined" => {
+            let (seen, remaining) = quarantined(us, fields)?;
+            marker = seen;
+            AcquireAnswer::Quarantined { remaining }
+        }
+        "late" => AcquireAnswer::Late,
+        "released" => AcquireAnswer::Released,
+        "clock" => AcquireAnswer::Clock { node_wall: WallTime::from_micros(us), token: fields.token()? },
+        _ => return None,
+    };
+    Some(Reply { answer: Answer::Acquire(answer), node_us: Some(us), marker })
+}
+
+pub(super) fn raise(replies: &[Value]) -> Option<Reply> {
+    let (us, tag, mut fields) = opened(replies)?;
+    let mut marker = Marker::Unsaid;
+    let answer = match tag.as_str() {
+        "ok" => RaiseAnswer::Accepted,
+        "outrun" => RaiseAnswer::Outrun { token: fields.token()? },
+        "quarantined" => {
+            marker = quarantined(us, fields)?.0;
+            RaiseAnswer::Refused
+        }
+        "late" | "released" => RaiseAnswer::Refused,
+        _ => return None,
+    };
+    Some(Reply { answer: Answer::Raise(answer), node_us: Some(us), marker })
+}
+
+pub(super) fn extend(replies: &[Value]) -> Option<Reply> {
+    let (us, tag, mut fields) = opened(replies)?;
+    let mut marker = Marker::Unsaid;
+    let answer = match tag.as_str() {
+        "ok" => ExtendAnswer::Ok,
+        "kept" => ExtendAnswer::Kept,
+        "empty" => {
+            if fields.string()? == "absent" {
+                marker = Marker::Lost;
+            }
+            ExtendAnswer::Empty
+        }
+        "gone" => ExtendAnswer::Gone,
+        "foreign" => ExtendAnswer::Foreign(fields.held()?),
+        // Mine, but not renewed: unknown, never a no.
+        "late" => return Some(said(us, Answer::Silent)),
+        _ => return None,
+    };
+    Some(Reply { answer: Answer::Extend(answer), node_us: Some(us), marker })
+}
+
+pub(super) fn repair(replies: &[Value]) -> Option<Reply> {
+    let (us, tag, mut fields) = opened(replies)?;
+    let answer = match tag.as_str() {
+        "ok" => RepairAnswer::Repaired,
+        "foreign" => RepairAnswer::Foreign(fields.held()?),
+        "late" | "released" => RepairAnswer::Refused,
+        _ => return None,
+    };
+    Some(said(us, Answer::Repair(answer)))
+}
+
+pub(super) fn release(replies: &[Value]) -> Option<Reply> {
+    let (us, tag, _) = opened(replies)?;
+    (tag == "ok").then(|| said(us, Answer::Released))
+}
+
+/// What `adopt` found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Adopted {
+    Until {
+        node_us: u64,
+        until_us: u64,
+    },
+    /// The marker counts another number of nodes.
+    Denied {
+        nodes: String,
+    },
+}
+
+pub(super) fn adopt(reply: &Value) -> Option<Adopted> {
+    let (node_us, tag, mut fields) = opened(std::slice::from_ref(reply))?;
+    match tag.as_str() {
+        "adopted" | "kept" => Some(Adopted::Until { node_us, until_us: fields.number()? }),
+        "denied" => Some(Adopted::Denied { nodes: fields.string()? }),
+        _ => None,
+    }
+}
+
+fn items(reply: &Value) -> Option<&[Value]> {
+    if let Value::Array(items) = reply { Some(items) } else { None }
+}
+
+/// A value under a key; the outer `None`: not understood.
+fn under_key(reply: &Value) -> Option<Option<Vec<u8>>> {
+    if *reply == Value::Nil {
+        return Some(None);
+    }
+    let other_type = matches!(reply, Value::ServerError(error) if error.code() == "WRONGTYPE");
+    if other_type { Some(Some(NOT_A_STRING.to_vec())) } else { text(reply).map(Some) }
+}
+
+/// The reads of a look, in the order `Batch::pipeline` sends them.
+pub(super) fn look(replies: &[Value], context: &Context<'_>) -> Option<Reply> {
+    let [fence, lock, lock_left, shadow, shadow_left, marker, time, ..] = replies else { return None };
+    let us = self::time(time)?;
+    let [token, owner, host, pid] = items(fence)? else { return None };
+    let token = FencingToken(number(token).unwrap_or(0)).min(FencingToken::MAX);
+    let (lock, shadow) = (under_key(lock)?, under_key(shadow)?);
+    let (marker, voting) = look_at_marker(marker, us, context)?;
+    let answer = if let Some(value) = lock.clone().or_else(|| shadow.clone()) {
+        let left = [number::<i64>(lock_left)?, number::<i64>(shadow_left)?];
+        let left = if left.contains(&-1) { -1 } else { left[0].max(left[1]) };
+        let known = text(owner).as_ref() == Some(&value);
+        let host = text(host).filter(|_| known).unwrap_or_default();
+        let holder = Holder {
+            host: String::from_utf8_lossy(&host).into_owned(),
+            pid: number(pid).filter(|_| known).unwrap_or(0),
+        };
+        let holder = (shadow.as_ref() == Some(&value)).then_some(holder);
+        LookAnswer::Held(Held { value, remaining: remaining(left), token, holder })
+    } else {
+        match voting {
+            Ok(()) => LookAnswer::Free { token },
+            Err(remaining) => LookAnswer::Quarantined { remaining },
+        }
+    };
+    Some(Reply { answer: Answer::Look(answer), node_us: Some(us), marker })
+}
+
+fn look_at_marker(
+    marker: &Value,
+    now_us: u64,
+    context: &Context<'_>,
+) -> Option<(Marker, Result<(), Duration>)> {
+    let [run_id, until, nodes] = items(marker)? else { return None };
+    let mine = text(run_id).is_some_and(|run| run == context.run_id.as_bytes())
+        && number::<u8>(nodes) == Some(context.nodes);
+    let Some(until) = number::<u64>(until).filter(|_| mine) else {
+        return Some((Marker::Lost, Err(context.quarantine)));
+    };
+    let left = Duration::from_micros(until.saturating_sub(now_us));
+    Some((Marker::Until(until), if left.is_zero() { Ok(()) } else { Err(left) }))
+}
+
+/// The reply to `TIME`, in µs.
+pub(super) fn time(reply: &Value) -> Option<u64> {
+    let [seconds, micros] = items(reply)? else { return None };
+    number::<u64>(seconds)?.checked_mul(1_000_000)?.checked_add(number(micros)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::redis::scripts::Keys;
+    use std::time::Duration;
+
+    /// What a node might say, at random: words and numbers of the protocol, in every shape.
+    fn arbitrary(seed: &mut u64, depth: u32) -> Value {
+        const WORDS: [&str; 16] = [
+            "ok",
+            "mine",
+            "held",
+            "quarantined",
+            "late",
+            "released",
+            "clock",
+            "outrun",
+            "kept",
+            "empty",
+            "gone",
+            "foreign",
+            "adopted",
+            "denied",
+            "waiting",
+            "absent",
+        ];
+        let mut next = |n: u64| {
+            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*seed >> 33) % n
+        };
+        match next(if depth == 0 { 8 } else { 12 }) {
+            0 => Value::Nil,
+            1 => Value::Int(i64::MIN + i64::try_from(next(5)).expect("small")),
+            2 => Value::BulkString(next(u64::MAX).to_string().into_bytes()),
+            3 => Value::BulkString(vec![0xff, 0xfe]),
+            4 => Value::Double(f64::NAN),
+            5 => Value::SimpleString("-1".to_owned()),
+            6 => Value::BulkString(b"18446744073709551615".to_vec()),
+            7 => Value::BulkString(WORDS[usize::try_from(next(16)).expect("small")].into()),
+            _ => Value::Array((0..next(9)).map(|_| arbitrary(seed, depth - 1)).collect()),
+        }
+    }
+
+    #[test]
+    fn whatever_a_node_says_is_an_answer_or_silence() {
+        let identity = crate::lock::Identity { host: "h".to_owned(), pid: 1 };
+        let keys = Keys::of("redlock:x");
+        let (ttl, quarantine) = (Duration::from_secs(1), Duration::from_secs(1));
+        let context = Context { keys: &keys, ttl, run_id: "r", nodes: 1, quarantine, identity: &identity };
+        let mut seed = 1;
+        let mut understood = 0;
+        for _ in 0..100_000 {
+            // A script's reply begins well more often than chance would have it.
+            let mut items = vec![Value::Int(1), Value::BulkString(b"mine".to_vec())];
+            items.extend((0..7).map(|_| arbitrary(&mut seed, 1)));
+            items[1] = arbitrary(&mut seed, 0);
+            let replies: Vec<Value> = (0..7).map(|_| arbitrary(&mut seed, 2)).collect();
+            for replies in [vec![Value::Array(items)], replies] {
+                understood += [acquire(&replies), raise(&replies), extend(&replies), repair(&replies)]
+                    .iter()
+                    .filter(|reply| reply.is_some())
+                    .count();
+                let _ = (release(&replies), adopt(&replies[0]), time(&replies[0]), look(&replies, &context));
+            }
+        }
+        assert!(understood > 1000, "the test must reach the inside of the decoders");
+    }
+
+    #[test]
+    fn a_token_that_javascript_could_not_hold_is_not_understood() {
+        let reply = |token: &str| {
+            vec![Value::Array(vec![
+                Value::Int(1),
+                Value::SimpleString("ok".into()),
+                Value::SimpleString(token.into()),
+            ])]
+        };
+        assert!(acquire(&reply("9007199254740991")).is_some());
+        assert!(acquire(&reply("9007199254740992")).is_none());
+    }
+}

@@ -1,0 +1,179 @@
+//! Log lines to stderr, through a bounded queue and a thread of their own: a full disk or a stuck journal stops this thread and
+//! nothing else. What does not fit is dropped and counted.
+//!
+//! # Levels
+//! error: a person must act. warn: wake someone if it lasts. info: a change of role, a child that started or ended, a keeper's own
+//! output. debug: every round.
+
+use std::io::{self, Write};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that may wait for stderr. With lines of at most 16 KiB this is also the limit in bytes: 64 MiB in the worst case.
+const QUEUE_LINES: usize = 4096;
+/// A reader may come back; dropped lines are reported at most this often.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    Text,
+    Json,
+    /// Text without time stamps, with the priority prefix the journal understands.
+    Journald,
+}
+
+impl FromStr for Format {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            "journald" => Ok(Format::Journald),
+            other => Err(format!("{other:?} is none of text, json, journald")),
+        }
+    }
+}
+
+impl Format {
+    /// journald when stderr is the journal, else text.
+    pub fn detect() -> Format {
+        let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        let stderr = nix::sys::stat::fstat(io::stderr());
+        let is_journal = stderr.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino));
+        if is_journal { Format::Journald } else { Format::Text }
+    }
+}
+
+enum Job {
+    Line(Vec<u8>),
+    /// Answered when everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// The writing end: never waits.
+#[derive(Clone)]
+pub struct LogQueue {
+    jobs: SyncSender<Job>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for LogQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogQueue").field("dropped", &self.dropped).finish_non_exhaustive()
+    }
+}
+
+/// There was no room.
+#[derive(Debug)]
+pub struct Full(pub Vec<u8>);
+
+impl LogQueue {
+    /// Starts the writing thread.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start() -> io::Result<LogQueue> {
+        let (jobs, queue) = sync_channel(QUEUE_LINES);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let lost = Arc::clone(&dropped);
+        std::thread::Builder::new().name("log".into()).spawn(move || write_lines(&queue, &lost))?;
+        Ok(LogQueue { jobs, dropped })
+    }
+
+    /// Gives the line back when there is no room.
+    ///
+    /// # Errors
+    /// When the queue is full.
+    pub fn try_push(&self, line: Vec<u8>) -> Result<(), Full> {
+        match self.jobs.try_send(Job::Line(line)) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(Job::Line(line)) | TrySendError::Disconnected(Job::Line(line))) => {
+                Err(Full(line))
+            }
+            Err(TrySendError::Full(Job::Flush(_)) | TrySendError::Disconnected(Job::Flush(_))) => Ok(()),
+        }
+    }
+
+    /// Waits until what was pushed so far is written, at most for `limit`. Never called by the core thread.
+    pub fn flush(&self, limit: Duration) {
+        let (done, wait) = sync_channel(1);
+        if self.jobs.try_send(Job::Flush(done)).is_ok() {
+            // Late or not, the process ends now.
+            let _ = wait.recv_timeout(limit);
+        }
+    }
+}
+
+fn write_lines(queue: &Receiver<Job>, dropped: &AtomicU64) {
+    let mut stderr = io::stderr();
+    loop {
+        match queue.recv_timeout(REPORT_EVERY) {
+            // stderr may be closed; there is nowhere to complain.
+            Ok(Job::Line(line)) => drop(stderr.write_all(&line)),
+            Ok(Job::Flush(done)) => drop(done.try_send(())),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let _ =
+                writeln!(stderr, "keeperd: {lost} log lines were dropped, stderr did not take them in time");
+        }
+    }
+}
+
+/// One event of tracing, written into the queue as a whole.
+#[derive(Debug)]
+pub struct LineWriter<'a> {
+    queue: &'a LogQueue,
+    line: Vec<u8>,
+}
+
+impl Write for LineWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for LineWriter<'_> {
+    fn drop(&mut self) {
+        if !self.line.is_empty() && self.queue.try_push(std::mem::take(&mut self.line)).is_err() {
+            self.queue.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogQueue {
+    type Writer = LineWriter<'a>;
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter { queue: self, line: Vec::new() }
+    }
+
+    fn make_writer_for(&'a self, _: &tracing::Metadata<'_>) -> LineWriter<'a> {
+        self.make_writer()
+    }
+}
+
+/// Makes `queue` the place where all events of the process go.
+pub fn install(queue: &LogQueue, format: Format, level: LevelFilter) {
+    let base = tracing_subscriber::fmt()
+        .with_writer(queue.clone())
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_target(false);
+    match format {
+        Format::Text => base.init(),
+        Format::Json => base.json().flatten_event(true).init(),
+        Format::Journald => base.without_time().init(),
+    }
+}

@@ -1,0 +1,129 @@
+//! The status document (DESIGN.md 2.5): names are a contract.
+
+use super::board::{Board, HolderView, KeeperView};
+use crate::clock;
+use crate::core::event::Role;
+use crate::core::restart::Exit;
+use crate::core::time::{Instant, WallTime};
+use crate::lock::NodeStatus;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, UNIX_EPOCH};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub host: String,
+    pub pid: u32,
+    pub keepers: Vec<Keeper>,
+    pub nodes: Vec<Node>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Keeper {
+    pub name: String,
+    pub role: String,
+    pub token: Option<u64>,
+    pub pid: Option<u32>,
+    pub lease_remaining_ms: Option<u64>,
+    pub since: String,
+    pub restarts: u64,
+    pub last_exit: Option<LastExit>,
+    pub last_change: Option<LastChange>,
+    pub holder: Option<Holder>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LastExit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub reason: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LastChange {
+    pub at: String,
+    pub reason: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Holder {
+    pub host: Option<String>,
+    pub pid: Option<u32>,
+    pub value: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Node {
+    pub address: String,
+    pub state: String,
+    pub rtt_us: Option<u64>,
+    pub quarantine_remaining_ms: Option<u64>,
+}
+
+/// The document as of now.
+pub fn document(board: &Board, host: &str) -> Status {
+    let now = clock::boot();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: host.to_owned(),
+        pid: std::process::id(),
+        keepers: board.keepers().into_iter().map(|view| keeper(view, now)).collect(),
+        nodes: board.nodes().into_iter().map(node).collect(),
+    }
+}
+
+fn keeper(view: KeeperView, now: Instant) -> Keeper {
+    Keeper {
+        name: view.name,
+        role: role_name(view.role).to_owned(),
+        token: view.token.map(|token| token.0),
+        pid: view.pid,
+        lease_remaining_ms: view.valid_until.map(|until| millis(until.since(now))),
+        since: rfc3339(view.since),
+        restarts: view.restarts,
+        last_exit: view.last_exit.map(|last| LastExit {
+            code: match last.exit {
+                Exit::Code(code) => Some(code),
+                Exit::Signal(_) => None,
+            },
+            signal: match last.exit {
+                Exit::Signal(signal) => Some(signal),
+                Exit::Code(_) => None,
+            },
+            reason: last.reason,
+        }),
+        last_change: view
+            .last_change
+            .map(|change| LastChange { at: rfc3339(change.at), reason: change.reason }),
+        holder: view.holder.map(|HolderView { host, pid, value }| Holder { host, pid, value }),
+    }
+}
+
+fn node(node: NodeStatus) -> Node {
+    Node {
+        address: node.address,
+        state: node.state.name().to_owned(),
+        rtt_us: node.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        quarantine_remaining_ms: node.quarantine_remaining.map(millis),
+    }
+}
+
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Standby => "standby",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+        Role::SteppingDown => "stepping_down",
+        Role::Paused => "paused",
+        Role::Cooldown => "cooldown",
+        Role::Finished => "finished",
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn rfc3339(at: WallTime) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_micros(at.as_micros())).to_string()
+}

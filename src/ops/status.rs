@@ -1,0 +1,76 @@
+//! `keeperd status`: this daemon's keepers and nodes, for people or as JSON.
+
+use super::client::{self, ClientError, EXIT_NOT_RUNNING};
+use crate::observe::status::{Keeper, Status};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Exit code: no keeper of that name.
+pub const EXIT_UNKNOWN_NAME: i32 = 4;
+
+/// Prints the status; the exit code.
+pub fn run(socket: &Path, name: Option<&str>, as_json: bool, out: &mut dyn Write) -> i32 {
+    match try_run(socket, name, as_json, out) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("keeperd: {error}");
+            EXIT_NOT_RUNNING
+        }
+    }
+}
+
+fn try_run(
+    socket: &Path,
+    name: Option<&str>,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> Result<i32, Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let body = runtime.block_on(client::get(socket, "/v1/status"))?;
+    let mut status: Status = serde_json::from_slice(&body)
+        .map_err(|error| ClientError::BadAnswer { path: socket.to_owned(), what: error.to_string() })?;
+    if let Some(name) = name {
+        status.keepers.retain(|keeper| keeper.name == name);
+        if status.keepers.is_empty() {
+            eprintln!("keeperd: there is no keeper {name:?} here; keeperd status lists them");
+            return Ok(EXIT_UNKNOWN_NAME);
+        }
+    }
+    if as_json {
+        serde_json::to_writer_pretty(&mut *out, &status)?;
+        writeln!(out)?;
+    } else {
+        print(&status, out)?;
+    }
+    Ok(0)
+}
+
+fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{} (pid {}), keeperd {}", status.host, status.pid, status.version)?;
+    writeln!(out, "\n{:<28} {:<13} {:>17} {:>8} {:>9}", "KEEPER", "ROLE", "TOKEN", "PID", "LEASE")?;
+    for keeper in &status.keepers {
+        let token = keeper.token.map_or("-".into(), |token| token.to_string());
+        let pid = keeper.pid.map_or("-".into(), |pid| pid.to_string());
+        let lease = keeper.lease_remaining_ms.map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
+        writeln!(out, "{:<28} {:<13} {:>17} {:>8} {:>9}", keeper.name, keeper.role, token, pid, lease)?;
+        writeln!(out, "    {}", say_why(keeper))?;
+    }
+    writeln!(out, "\n{:<50} {:<12} {:>10}", "NODE", "STATE", "ROUND TRIP")?;
+    for node in &status.nodes {
+        let rtt = node.rtt_us.map_or("-".into(), |us| format!("{us} µs"));
+        writeln!(out, "{:<50} {:<12} {:>10}", node.address, node.state, rtt)?;
+    }
+    Ok(())
+}
+
+fn say_why(keeper: &Keeper) -> String {
+    let why = keeper.last_change.as_ref().map_or("since the start", |change| change.reason.as_str());
+    let holder = match (&keeper.holder, keeper.role.as_str()) {
+        (_, "leader") | (None, _) => String::new(),
+        (Some(holder), _) => match (&holder.host, holder.pid) {
+            (Some(host), Some(pid)) => format!("; held by {host} (pid {pid})"),
+            _ => "; held by a client that is not keeperd".to_owned(),
+        },
+    };
+    format!("{why}{holder}")
+}

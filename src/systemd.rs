@@ -1,0 +1,53 @@
+//! What systemd is told: READY, STATUS, STOPPING, and a watchdog that is fed only while every keeper's loop turns.
+
+use crate::clock;
+use crate::core::event::Role;
+use crate::observe::board::Board;
+use sd_notify::NotifyState;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// STATUS changes with the roles; never more often than this.
+const STATUS_EVERY: Duration = Duration::from_millis(200);
+
+/// Configuration and control socket stand. Not Redis: a store that is down must not fail the start.
+pub fn ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+pub fn stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without systemd there is no socket, and a lost notification has no remedy.
+    let _ = sd_notify::notify(states);
+}
+
+/// Keeps STATUS and WATCHDOG up to date for as long as the daemon runs.
+pub async fn report(board: Arc<Board>) {
+    let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    let mut feed = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
+    loop {
+        tokio::select! {
+            () = board.changed.notified() => {
+                notify(&[NotifyState::Status(&summary(&board))]);
+                tokio::time::sleep(STATUS_EVERY).await;
+            }
+            _ = feed.tick() => {
+                if watchdog.is_some() && board.all_turn(clock::boot()) {
+                    notify(&[NotifyState::Watchdog]);
+                }
+            }
+        }
+    }
+}
+
+fn summary(board: &Board) -> String {
+    let keepers = board.keepers();
+    let count = |roles: &[Role]| keepers.iter().filter(|view| roles.contains(&view.role)).count();
+    let leading = count(&[Role::Leader, Role::Finished]);
+    let standing_by = count(&[Role::Standby, Role::Candidate]);
+    let rest = keepers.len() - leading - standing_by;
+    format!("{leading} running here, {standing_by} standing by, {rest} otherwise")
+}

@@ -1,0 +1,79 @@
+//! Faults of the network between daemons and nodes.
+
+use super::{Scenario, scenario};
+use crate::clock::ms;
+use crate::proxy::Mode;
+use crate::step::{Step, check};
+use crate::trial::{Setup, TTL, Trial, millis, secs};
+
+pub const ALL: &[Scenario] = &[
+    scenario(
+        "black_hole",
+        "the holder is cut off in silence: its tree is dead before the lease ends, the other runs",
+        |t| cut_holder(t, Mode::BlackHole),
+    ),
+    scenario("refused", "the holder's connections are reset and refused", |t| cut_holder(t, Mode::Refuse)),
+    scenario("replies_lost", "requests arrive, answers do not: extensions that are never confirmed", |t| {
+        cut_holder(t, Mode::RepliesHeld)
+    }),
+    scenario("requests_lost", "answers would come, requests do not arrive", |t| {
+        cut_holder(t, Mode::RequestsHeld)
+    }),
+    scenario("short_cut", "the holder is cut off for a tenth of the ttl: nothing happens", short_cut),
+    scenario("one_link_down", "the holder loses one node, each in turn: nothing happens", one_link_down),
+    scenario("slow_link", "one node answers later than node_timeout: nothing happens", slow_link),
+];
+
+fn proxied() -> Setup {
+    Setup { proxied: true, ..Setup::default() }
+}
+
+fn cut_holder(t: &mut Trial, mode: Mode) -> Step {
+    let old = t.begin(proxied())?;
+    let holder = Trial::holder_of(&old);
+    t.random_moment();
+    let at = t.set_links(&holder, mode);
+    // Held replies: the last extension may have arrived after the cut, so the key may live that much longer.
+    let new = t.successor(&old, at, 2 * TTL + millis(500))?;
+    t.figure(format!("next child after {}", ms(new.start - at)));
+    t.runs_on(&new, TTL)?;
+    t.died_with_its_lease(&old, at)?;
+    t.set_links(&holder, Mode::Pass);
+    t.runs_on(&new, secs(2))?;
+    check(t.is_running(&holder), "the daemon that was cut off is gone")
+}
+
+fn short_cut(t: &mut Trial) -> Step {
+    let child = t.begin(proxied())?;
+    let holder = Trial::holder_of(&child);
+    for mode in [Mode::BlackHole, Mode::Refuse] {
+        t.random_moment();
+        t.set_links(&holder, mode);
+        t.pause(TTL / 10);
+        t.set_links(&holder, Mode::Pass);
+        t.runs_on(&child, TTL)?;
+    }
+    Ok(())
+}
+
+fn one_link_down(t: &mut Trial) -> Step {
+    let child = t.begin(proxied())?;
+    let holder = Trial::holder_of(&child);
+    for node in t.node_names() {
+        let mode = if node == 'B' { Mode::Refuse } else { Mode::BlackHole };
+        t.set_link(&holder, node, mode);
+        t.runs_on(&child, TTL * 3 / 2)?;
+        t.set_link(&holder, node, Mode::Pass);
+        t.runs_on(&child, TTL)?;
+    }
+    Ok(())
+}
+
+fn slow_link(t: &mut Trial) -> Step {
+    let child = t.begin(proxied())?;
+    let node = t.random_node();
+    for host in ["a", "b"] {
+        t.set_link(host, node, Mode::Delay(millis(80)));
+    }
+    t.runs_on(&child, 3 * TTL)
+}

@@ -1,0 +1,52 @@
+//! The stories. Each begins with a running keeper, breaks one thing at a random moment of the term, says what must follow,
+//! and ends with what must hold after every story (`Trial::finish`): a polite stop with exit code 0, no lock in Redis, no
+//! process and no cgroup leaf left, no overlap, tokens in order.
+
+use crate::step::Step;
+use crate::trial::Trial;
+use std::time::Duration;
+
+mod children;
+mod control;
+mod daemons;
+mod figures;
+mod guards;
+mod keys;
+mod links;
+mod local;
+mod mix;
+mod nodes;
+mod steady;
+
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    /// One sentence for `--list` and for people.
+    pub shows: &'static str,
+    pub story: fn(&mut Trial) -> Step,
+    /// The runner's patience.
+    pub limit: Duration,
+    /// Measures time: nothing else runs beside it.
+    pub alone: bool,
+}
+
+const fn scenario(name: &'static str, shows: &'static str, story: fn(&mut Trial) -> Step) -> Scenario {
+    Scenario { name, shows, story, limit: Duration::from_secs(60), alone: false }
+}
+
+pub fn all() -> Vec<Scenario> {
+    let groups = [
+        steady::ALL,
+        daemons::ALL,
+        guards::ALL,
+        children::ALL,
+        links::ALL,
+        nodes::ALL,
+        keys::ALL,
+        local::ALL,
+        mix::ALL,
+        control::ALL,
+        figures::ALL,
+    ];
+    groups.into_iter().flatten().copied().collect()
+}

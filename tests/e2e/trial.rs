@@ -1,0 +1,519 @@
+//! One trial of one scenario: its nodes, links and daemons, the hand that breaks them, and what must hold at the end.
+
+use crate::checker::{Event, Fault, Life, Record, worst_overlap};
+use crate::clock::{Chance, boot_ns, ms, nanos};
+use crate::cluster::Node;
+use crate::daemon::{Daemon, Start};
+use crate::procs::{self, Proc};
+use crate::proxy::{Mode, Proxy};
+use crate::step::{Step, check, failure};
+use crate::witness::Witness;
+use nix::sys::signal::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub const KEEPER: &str = "oracle";
+pub const TTL: Duration = Duration::from_secs(2);
+/// `ttl − drift`: no evidence of a cut-off child may be younger (DESIGN 3).
+pub const VALID: Duration = Duration::from_millis(1978);
+/// One extension period: a fault at a random moment of it meets every phase of a term.
+const PERIOD: Duration = Duration::from_secs(1);
+const GLANCE: Duration = Duration::from_millis(2);
+
+pub const fn secs(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+pub const fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// What a scenario stands on. The default: two hosts, three nodes asked directly, ttl 2 s, no quarantine.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub hosts: Vec<&'static str>,
+    /// 0: engine "local".
+    pub nodes: usize,
+    pub keepers: Vec<&'static str>,
+    pub ttl: &'static str,
+    /// "0s" where nothing restarts or is flushed; else `WITH_QUARANTINE`.
+    pub quarantine: &'static str,
+    /// Arguments of the probe.
+    pub child: Vec<&'static str>,
+    /// Another command on that host.
+    pub command_of: Vec<(&'static str, Vec<&'static str>)>,
+    /// More lines of each `[[keeper]]`.
+    pub keeper_lines: &'static str,
+    pub proxied: bool,
+    pub cgroup: bool,
+    /// Each host is told of one node only, its own: the mistake that the checker must see.
+    pub disjoint: bool,
+    pub deaf_stderr: bool,
+}
+
+/// The least that is safe with ttl 2 s: ttl × 1.01 + 2 s.
+pub const WITH_QUARANTINE: &str = "4100ms";
+pub const QUARANTINE: Duration = Duration::from_millis(4100);
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            hosts: vec!["a", "b"],
+            nodes: 3,
+            keepers: vec![KEEPER],
+            ttl: "2s",
+            quarantine: "0s",
+            child: Vec::new(),
+            command_of: Vec::new(),
+            keeper_lines: "",
+            proxied: false,
+            cgroup: true,
+            disjoint: false,
+            deaf_stderr: false,
+        }
+    }
+}
+
+pub struct Trial {
+    id: String,
+    dir: PathBuf,
+    pub chance: Chance,
+    pub setup: Setup,
+    pub nodes: Vec<Node>,
+    links: BTreeMap<(String, char), Proxy>,
+    daemons: BTreeMap<String, Daemon>,
+    generations: BTreeMap<String, u32>,
+    pub witness: Witness,
+    nemesis: File,
+    figures: Vec<String>,
+    leaves: BTreeSet<String>,
+    /// A lock may stand for the rest of its ttl after the stop: its holder could not release it.
+    pub locks_may_linger: bool,
+    /// The control: this trial passes if and only if the checker objects.
+    pub must_be_flagged: bool,
+}
+
+impl Trial {
+    pub fn new(id: String, dir: &Path, seed: u64) -> Step<Self> {
+        let nemesis = OpenOptions::new().append(true).create(true).open(dir.join("nemesis.log"))?;
+        Ok(Self {
+            id,
+            dir: dir.into(),
+            chance: Chance::seeded(seed),
+            setup: Setup::default(),
+            nodes: Vec::new(),
+            links: BTreeMap::new(),
+            daemons: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            witness: Witness::of(dir.join("probe.log")),
+            nemesis,
+            figures: Vec::new(),
+            leaves: BTreeSet::new(),
+            locks_may_linger: false,
+            must_be_flagged: false,
+        })
+    }
+
+    // === Setting the stage ===
+
+    /// Nodes, links and daemons, all running; returns the first child.
+    pub fn begin(&mut self, setup: Setup) -> Step<Life> {
+        self.prepare(setup)?;
+        self.start_nodes()?;
+        self.start_all()?;
+        self.first_child()
+    }
+
+    pub fn prepare(&mut self, setup: Setup) -> Step {
+        for name in ('A'..='Z').take(setup.nodes) {
+            self.nodes.push(Node::plan(name, &self.id, &self.dir)?);
+        }
+        std::fs::create_dir_all(self.locks_dir())?;
+        self.setup = setup;
+        Ok(())
+    }
+
+    pub fn start_nodes(&mut self) -> Step {
+        for name in self.node_names() {
+            self.note(format!("start redis-{name}"));
+            self.node(name).start()?;
+        }
+        Ok(())
+    }
+
+    pub fn start_all(&mut self) -> Step {
+        self.setup.hosts.clone().into_iter().try_for_each(|host| self.start(host))
+    }
+
+    /// Starts, or starts again, the daemon of a host.
+    pub fn start(&mut self, host: &str) -> Step {
+        if self.setup.proxied {
+            for node in &self.nodes {
+                if let std::collections::btree_map::Entry::Vacant(e) =
+                    self.links.entry((host.into(), node.name))
+                {
+                    e.insert(Proxy::start(node.port)?);
+                }
+            }
+        }
+        let generation = self.generations.entry(host.into()).or_insert(0);
+        *generation += 1;
+        let start = Start {
+            host: host.into(),
+            generation: *generation,
+            config: self.config_of(host),
+            cgroup: self.setup.cgroup,
+            deaf_stderr: self.setup.deaf_stderr,
+        };
+        let daemon = Daemon::start(&self.id, &self.dir, &start)?;
+        self.note(format!("start daemon {host}, pid {}", daemon.pid()));
+        self.daemons.insert(host.into(), daemon);
+        Ok(())
+    }
+
+    fn config_of(&self, host: &str) -> String {
+        let lock = if self.setup.nodes == 0 {
+            format!("engine = \"local\"\ndirectory = {:?}\nttl = \"{}\"\n", self.locks_dir(), self.setup.ttl)
+        } else {
+            let Setup { ttl, quarantine, .. } = &self.setup;
+            let nodes = self.addresses(host);
+            format!("nodes = {nodes:?}\nttl = \"{ttl}\"\nrestart_quarantine = \"{quarantine}\"\n")
+        };
+        let socket = self.dir.join(format!("{host}.sock"));
+        let mut text = format!("host = \"{host}\"\n[lock]\n{lock}[control]\nsocket = {socket:?}\n");
+        for keeper in &self.setup.keepers {
+            let (command, lines) = (self.command_of(host), self.setup.keeper_lines);
+            text += &format!("[[keeper]]\nname = \"{keeper}\"\ncommand = {command:?}\n{lines}\n");
+        }
+        text
+    }
+
+    fn addresses(&self, host: &str) -> Vec<String> {
+        let position = self.setup.hosts.iter().position(|h| *h == host);
+        let told = |i: usize| !self.setup.disjoint || Some(i) == position;
+        let nodes = self.nodes.iter().enumerate().filter(|(i, _)| told(*i)).map(|(_, n)| n);
+        let port = |n: &Node| self.links.get(&(host.to_owned(), n.name)).map_or(n.port, Proxy::port);
+        nodes.map(|n| format!("127.0.0.1:{}", port(n))).collect()
+    }
+
+    fn command_of(&self, host: &str) -> Vec<String> {
+        if let Some((_, other)) = self.setup.command_of.iter().find(|(h, _)| *h == host)
+            && other.first().is_some_and(|word| !word.starts_with("--"))
+        {
+            return other.iter().map(|w| (*w).to_owned()).collect();
+        }
+        let own = std::env::current_exe().expect("own path").display().to_string();
+        let mut command = vec![own, "probe".into(), self.witness.path.display().to_string()];
+        let other = self.setup.command_of.iter().find(|(h, _)| *h == host).map(|(_, words)| words);
+        command.extend(other.unwrap_or(&self.setup.child).iter().map(|w| (*w).to_owned()));
+        command
+    }
+
+    pub fn locks_dir(&self) -> PathBuf {
+        self.dir.join("locks")
+    }
+
+    // === The nemesis ===
+
+    /// One line of the trial's own log, with the instant.
+    pub fn note(&mut self, text: impl AsRef<str>) -> u64 {
+        let at = boot_ns();
+        writeln!(self.nemesis, "{at} {}", text.as_ref()).ok();
+        at
+    }
+
+    pub fn pause(&self, span: Duration) {
+        std::thread::sleep(span);
+    }
+
+    /// Waits so that the next fault falls on a random phase of the term.
+    pub fn random_moment(&mut self) {
+        let span = self.chance.span_below(PERIOD);
+        self.pause(span);
+    }
+
+    pub fn daemon(&mut self, host: &str) -> Step<&mut Daemon> {
+        self.daemons.get_mut(host).ok_or_else(|| failure(format!("no daemon {host}")))
+    }
+
+    /// The daemon of the host that a life names (its generation left out).
+    pub fn holder_of(life: &Life) -> String {
+        life.host.split('.').next().unwrap_or_default().into()
+    }
+
+    pub fn signal(&mut self, host: &str, signal: Signal) -> Step<u64> {
+        self.note(format!("{signal} to daemon {host}"));
+        Ok(self.daemon(host)?.signal(signal))
+    }
+
+    pub fn node_names(&self) -> Vec<char> {
+        self.nodes.iter().map(|n| n.name).collect()
+    }
+
+    pub fn node(&mut self, name: char) -> &mut Node {
+        self.nodes.iter_mut().find(|n| n.name == name).expect("a node of this trial")
+    }
+
+    pub fn random_node(&mut self) -> char {
+        let index = self.chance.below(self.nodes.len() as u64);
+        self.nodes[usize::try_from(index).expect("a small index")].name
+    }
+
+    /// Changes the links between a host and all nodes.
+    pub fn set_links(&mut self, host: &str, mode: Mode) -> u64 {
+        let at = self.note(format!("links of {host}: {mode:?}"));
+        for (_, link) in self.links.iter().filter(|((h, _), _)| h == host) {
+            link.set(mode);
+        }
+        at
+    }
+
+    pub fn set_link(&mut self, host: &str, node: char, mode: Mode) -> u64 {
+        let at = self.note(format!("link {host} to redis-{node}: {mode:?}"));
+        if let Some(link) = self.links.get(&(host.to_owned(), node)) {
+            link.set(mode);
+        }
+        at
+    }
+
+    pub fn lock_key() -> String {
+        format!("redlock:{KEEPER}")
+    }
+
+    // === The witness ===
+
+    pub fn figure(&mut self, text: impl Into<String>) {
+        self.figures.push(text.into());
+    }
+
+    pub fn figures(&self) -> String {
+        self.figures.join(", ")
+    }
+
+    /// The first child, after the quarantine if there is one.
+    pub fn first_child(&mut self) -> Step<Life> {
+        let quarantine = if self.setup.quarantine == "0s" { Duration::ZERO } else { QUARANTINE };
+        self.await_start("a first child", 0, quarantine + secs(3), |_| true)
+    }
+
+    /// The next child on another host.
+    pub fn successor(&mut self, old: &Life, since: u64, within: Duration) -> Step<Life> {
+        self.successor_of_host(&Self::holder_of(old), since, within)
+    }
+
+    /// The next child on any host but this.
+    pub fn successor_of_host(&mut self, old: &str, since: u64, within: Duration) -> Step<Life> {
+        let elsewhere = |host: &str| host.split('.').next() != Some(old);
+        self.await_start("a child on another host", since, within, elsewhere)
+    }
+
+    /// The next child, wherever.
+    pub fn next_child(&mut self, since: u64, within: Duration) -> Step<Life> {
+        self.await_start("another child", since, within, |_| true)
+    }
+
+    fn await_start(
+        &mut self,
+        what: &str,
+        since: u64,
+        within: Duration,
+        on: impl Fn(&str) -> bool,
+    ) -> Step<Life> {
+        let from = since.max(1).min(boot_ns());
+        let begun = if since == 0 { boot_ns() } else { from };
+        loop {
+            self.witness.look()?;
+            let fits = |r: &&Record| r.at >= from && on(r.instance.split(':').next().unwrap_or_default());
+            let started = self.witness.starts(KEEPER).find(fits).map(|r| r.instance.clone());
+            if let Some(instance) = started {
+                return self.life(&instance);
+            }
+            let late = boot_ns() > begun + nanos(within);
+            check(!late, format!("no sign of {what} within {}", ms(nanos(within))))?;
+            self.pause(GLANCE);
+        }
+    }
+
+    /// What is known by now of that child.
+    pub fn life(&mut self, instance: &str) -> Step<Life> {
+        self.witness.look()?;
+        let found = self.witness.lives(KEEPER).into_iter().find(|l| l.instance == instance);
+        found.ok_or_else(|| failure(format!("no records of {instance}")))
+    }
+
+    /// For this long nothing may happen to the child: it ticks on, and nobody else starts.
+    pub fn runs_on(&mut self, child: &Life, span: Duration) -> Step {
+        let since = boot_ns();
+        while boot_ns() < since + nanos(span) {
+            self.witness.look()?;
+            let other = self.witness.starts(KEEPER).find(|r| r.at > since).map(|r| r.instance.clone());
+            if let Some(other) = other {
+                return Err(failure(format!("{other} started where {} should have run on", child.instance)));
+            }
+            let fresh = self.witness.records().iter().rev().take(2000).find(|r| r.instance == child.instance);
+            let silent = boot_ns().saturating_sub(fresh.map_or(0, |r| r.at));
+            let dead = || format!("{} is silent since {} and should have run on", child.instance, ms(silent));
+            check(silent < nanos(millis(500)), dead())?;
+            self.pause(millis(10));
+        }
+        Ok(())
+    }
+
+    /// The child, cut off at `cut`, gave its last sign of life before its lease ran out; prints how soon.
+    pub fn died_with_its_lease(&mut self, child: &Life, cut: u64) -> Step {
+        let life = self.life(&child.instance)?;
+        self.figure(format!("old tree dead after {}", ms(life.end.saturating_sub(cut))));
+        let late = || format!("{} still lived {} after the fault", life.instance, ms(life.end - cut));
+        check(life.end <= cut + nanos(VALID), late())
+    }
+
+    /// Somebody runs the keeper at the latest when `within` is over.
+    pub fn somebody_runs(&mut self, since: u64, within: Duration) -> Step<Life> {
+        loop {
+            self.witness.look()?;
+            let last =
+                self.witness.records().iter().rev().find(|r| r.keeper == KEEPER && r.event == Event::Tick);
+            let (at, instance) = last.map_or((0, String::new()), |r| (r.at, r.instance.clone()));
+            let settled = at > since && boot_ns() - at < nanos(millis(100));
+            let over = boot_ns() > since + nanos(within);
+            if settled && (over || self.witness.starts(KEEPER).any(|r| r.at > since)) {
+                let life = self.life(&instance)?;
+                let how = if life.start > since { ms(life.start - since) } else { "never gone".into() };
+                self.figure(format!("running again: {how}"));
+                return Ok(life);
+            }
+            check(!over, format!("nobody runs {KEEPER} {} later", ms(nanos(within))))?;
+            self.pause(GLANCE);
+        }
+    }
+
+    // === The end ===
+
+    /// Heals what is broken, stops everything politely and checks what must hold after every story.
+    pub fn finish(&mut self) -> Step {
+        self.heal();
+        self.locks_have_an_expiry()?;
+        self.stop_daemons()?;
+        self.locks_are_gone()?;
+        self.nothing_remains()?;
+        self.sound()
+    }
+
+    fn heal(&mut self) {
+        self.note("heal and stop");
+        self.links.values().for_each(|l| l.set(Mode::Pass));
+        self.nodes.iter_mut().for_each(Node::thaw);
+        for daemon in self.daemons.values() {
+            daemon.signal(Signal::SIGCONT);
+        }
+    }
+
+    fn locks_have_an_expiry(&self) -> Step {
+        for node in self.nodes.iter().filter(|n| n.serves()) {
+            for key in node.keys("redlock:*")? {
+                node.expires_at(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_daemons(&mut self) -> Step {
+        let hosts: Vec<String> = self.daemons.keys().cloned().collect();
+        let mut running = Vec::new();
+        for host in hosts {
+            if self.daemon(&host)?.is_running() {
+                self.daemon(&host)?.grow_up();
+                self.signal(&host, Signal::SIGTERM)?;
+                running.push(host);
+            }
+        }
+        for host in running {
+            let status = self.daemon(&host)?.await_exit(secs(4))?;
+            check(
+                status.code() == Some(0),
+                format!("daemon {host} was stopped politely and ended with {status}"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn locks_are_gone(&mut self) -> Step {
+        let patience = if self.locks_may_linger { TTL } else { Duration::ZERO };
+        let since = boot_ns();
+        loop {
+            let mut left = Vec::new();
+            for node in self.nodes.iter().filter(|n| n.serves()) {
+                for key in node.keys("redlock:*")?.into_iter().chain(node.keys("keeperd:lease:*")?) {
+                    left.push(format!("{key} on redis-{}", node.name));
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            let over = boot_ns() > since + nanos(patience);
+            check(!over, format!("left in Redis after a polite stop: {left:?}"))?;
+            self.pause(millis(20));
+        }
+    }
+
+    /// Remember where the child's cgroup leaf is; true when it has one of its own.
+    pub fn has_leaf(&mut self, child: &Life) -> Step<bool> {
+        let daemon = self.daemon(&Self::holder_of(child))?.pid();
+        let leaf = procs::cgroup2(child.pid);
+        let own = leaf.is_some() && leaf != procs::cgroup2(daemon);
+        self.leaves.extend(leaf.filter(|_| own));
+        Ok(own)
+    }
+
+    fn nothing_remains(&mut self) -> Step {
+        let servers: BTreeSet<i32> = self.nodes.iter().filter_map(Node::pid).collect();
+        let since = boot_ns();
+        loop {
+            let left = procs::remains(&self.id, &servers);
+            let mount = procs::writable_cgroup2().unwrap_or_default();
+            let leaves: Vec<&String> =
+                self.leaves.iter().filter(|l| Path::new(&format!("{mount}{l}")).exists()).collect();
+            if left.is_empty() && leaves.is_empty() {
+                return Ok(());
+            }
+            let who: Vec<String> = left.iter().map(Proc::describe).collect();
+            let over = boot_ns() > since + nanos(secs(1));
+            check(!over, format!("left behind: {who:?} {leaves:?}"))?;
+            self.pause(millis(10));
+        }
+    }
+
+    fn sound(&mut self) -> Step {
+        self.witness.look()?;
+        let found = self.witness.verdict();
+        let overlap = worst_overlap(self.witness.records());
+        if self.must_be_flagged {
+            self.figure(format!("flagged: {} of overlap seen", ms(overlap)));
+            let seen = found.iter().any(|v| v.fault == Fault::Overlap) && overlap > nanos(millis(500));
+            return check(seen, "two holders at once, and the checker did not see it");
+        }
+        if let Some(first) = found.first() {
+            std::fs::write(self.dir.join("centre"), first.at.to_string())?;
+            let all: Vec<String> = found.iter().take(10).map(ToString::to_string).collect();
+            return Err(failure(all.join("\n")));
+        }
+        let keepers = self.setup.keepers.clone();
+        let terms: BTreeSet<u64> =
+            keepers.iter().flat_map(|k| self.witness.lives(k)).map(|l| l.token).collect();
+        self.figure(format!("{} terms, overlap 0 ms", terms.len()));
+        Ok(())
+    }
+
+    // === For stories that count ===
+
+    pub fn is_running(&mut self, host: &str) -> bool {
+        self.daemon(host).is_ok_and(|d| d.is_running())
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}

@@ -1,0 +1,218 @@
+//! The witness is tested too: a checker that never complained is no evidence, nor is a proxy that never cut.
+//!
+//! Own target with the ordinary harness, because `e2e` has none.
+
+#![allow(dead_code, reason = "the modules are e2e's; here only part of them is used")]
+
+mod checker;
+mod clock;
+mod proxy;
+
+use checker::{Fault, lives, parse_log, verdict, worst_overlap};
+use clock::boot_ns;
+use proxy::{Mode, Proxy};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+const MS: u64 = 1_000_000;
+
+/// A child of `host` with ticks from `from` to `to` (in ms), as the probe would write it.
+fn child(host: &str, pid: i32, token: u64, from: u64, to: u64, last: &str) -> String {
+    let mut text = format!("{} k {token} {host}:{pid} {pid} start 0\n", from * MS);
+    let mut n = 1;
+    for at in (from + 5..to).step_by(5) {
+        text += &format!("{} k {token} {host}:{pid} {pid} tick {n}\n", at * MS);
+        n += 1;
+    }
+    text + &format!("{} k {token} {host}:{pid} {pid} {last} {n}\n", to * MS)
+}
+
+fn faults(log: &str) -> Vec<Fault> {
+    let (records, bad) = parse_log(log);
+    bad.into_iter().chain(verdict(&records)).map(|v| v.fault).collect()
+}
+
+#[test]
+fn a_clean_hand_over_passes() {
+    let log = child("a", 1, 10, 0, 100, "stop") + &child("b", 2, 11, 101, 200, "tick");
+    assert_eq!(faults(&log), []);
+    assert_eq!(worst_overlap(&parse_log(&log).0), 0);
+}
+
+#[test]
+fn a_local_restart_keeps_its_token() {
+    let log = child("a", 1, 10, 0, 100, "tick") + &child("a", 2, 10, 150, 200, "stop");
+    assert_eq!(faults(&log), []);
+}
+
+#[test]
+fn an_overlap_of_one_tick_is_flagged() {
+    let log = child("a", 1, 10, 0, 100, "stop") + &child("b", 2, 11, 97, 200, "tick");
+    assert_eq!(faults(&log), [Fault::Overlap]);
+    assert_eq!(worst_overlap(&parse_log(&log).0), 3 * MS);
+}
+
+#[test]
+fn an_overlap_on_one_host_is_flagged() {
+    let log = child("a", 1, 10, 0, 100, "tick") + &child("a", 2, 10, 50, 200, "stop");
+    assert_eq!(faults(&log), [Fault::Overlap]);
+}
+
+#[test]
+fn a_zombie_that_ticks_again_is_flagged_in_every_term_it_spans() {
+    let zombie = child("a", 1, 10, 0, 100, "tick") + "900000000 k 10 a:1 1 tick 21\n";
+    let log = zombie + &child("b", 2, 11, 200, 300, "stop") + &child("c", 3, 12, 400, 500, "stop");
+    assert_eq!(faults(&log), [Fault::Overlap, Fault::Overlap]);
+}
+
+#[test]
+fn a_grandchild_stretches_the_life_of_its_instance() {
+    let log = child("a", 1, 10, 0, 100, "stop")
+        + "50000000 k 10 a:1 9 gtick 0\n180000000 k 10 a:1 9 gtick 1\n"
+        + &child("b", 2, 11, 150, 200, "stop");
+    assert_eq!(faults(&log), [Fault::Overlap]);
+}
+
+#[test]
+fn keepers_do_not_exclude_each_other() {
+    let other = child("b", 2, 3, 0, 100, "stop").replace(" k ", " other ");
+    assert_eq!(faults(&(child("a", 1, 10, 0, 100, "stop") + &other)), []);
+}
+
+#[test]
+fn a_smaller_token_is_flagged() {
+    let log = child("a", 1, 10, 0, 100, "stop") + &child("b", 2, 9, 200, 300, "stop");
+    assert_eq!(faults(&log), [Fault::Token]);
+}
+
+#[test]
+fn the_same_token_on_another_host_is_flagged() {
+    let log = child("a", 1, 10, 0, 100, "stop") + &child("b", 2, 10, 200, 300, "stop");
+    assert_eq!(faults(&log), [Fault::Token]);
+}
+
+#[test]
+fn a_token_above_2_to_the_53_is_flagged() {
+    assert_eq!(faults(&child("a", 1, 1 << 53, 0, 100, "stop")), [Fault::Token]);
+}
+
+#[test]
+fn a_token_that_changes_within_a_life_is_flagged() {
+    let log = child("a", 1, 10, 0, 10, "tick").replace("10000000 k 10", "10000000 k 11");
+    assert!(faults(&log).contains(&Fault::Token), "{log}");
+}
+
+#[test]
+fn a_lost_record_is_flagged() {
+    let log = child("a", 1, 10, 0, 100, "stop");
+    let short: String = log.lines().filter(|l| !l.ends_with(" 7")).map(|l| format!("{l}\n")).collect();
+    assert_eq!(faults(&short), [Fault::Gap]);
+}
+
+#[test]
+fn a_torn_record_is_flagged() {
+    assert_eq!(faults("123 k 10 a:1 1 sta"), [Fault::Malformed]);
+    assert_eq!(faults("123 k 10 a:1 1 tick 0\n"), [Fault::Malformed], "no start");
+}
+
+#[test]
+fn lives_are_what_the_records_say() {
+    let (records, _) = parse_log(&(child("b", 2, 11, 101, 200, "tick") + &child("a", 1, 10, 0, 100, "stop")));
+    let lives = lives(&records);
+    let seen: Vec<_> = lives.iter().map(|l| (l.host.as_str(), l.start / MS, l.end / MS, l.stopped)).collect();
+    assert_eq!(seen, [("a", 0, 100, true), ("b", 101, 200, false)]);
+}
+
+/// A server that returns what it gets, behind a proxy.
+fn echo() -> Proxy {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(n @ 1..) = client.read(&mut buffer) {
+                    client.write_all(&buffer[..n]).ok();
+                }
+            });
+        }
+    });
+    Proxy::start(port).expect("a proxy")
+}
+
+fn client(proxy: &Proxy) -> TcpStream {
+    let c = TcpStream::connect(("127.0.0.1", proxy.port())).expect("connect");
+    c.set_read_timeout(Some(Duration::from_millis(150))).expect("timeout");
+    c
+}
+
+/// Sends a byte and says what came back.
+fn ask(c: &mut TcpStream) -> Result<u8, ErrorKind> {
+    c.write_all(b"x").map_err(|e| e.kind())?;
+    hear(c)
+}
+
+fn hear(c: &mut TcpStream) -> Result<u8, ErrorKind> {
+    let mut byte = [0];
+    match c.read(&mut byte) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof),
+        Ok(_) => Ok(byte[0]),
+        Err(e) => Err(e.kind()),
+    }
+}
+
+#[test]
+fn a_passing_link_passes() {
+    let proxy = echo();
+    assert_eq!(ask(&mut client(&proxy)), Ok(b'x'));
+}
+
+#[test]
+fn a_black_hole_is_silent_for_old_and_new_connections_and_gives_back_what_it_held() {
+    let proxy = echo();
+    let mut old = client(&proxy);
+    assert_eq!(ask(&mut old), Ok(b'x'));
+    proxy.set(Mode::BlackHole);
+    let mut new = client(&proxy);
+    assert_eq!(ask(&mut old), Err(ErrorKind::WouldBlock));
+    assert_eq!(ask(&mut new), Err(ErrorKind::WouldBlock));
+    proxy.set(Mode::Pass);
+    assert_eq!(hear(&mut old), Ok(b'x'));
+    assert_eq!(hear(&mut new), Ok(b'x'));
+}
+
+#[test]
+fn lost_replies_are_lost_one_way() {
+    let proxy = echo();
+    let mut c = client(&proxy);
+    assert_eq!(ask(&mut c), Ok(b'x'));
+    proxy.set(Mode::RepliesHeld);
+    assert_eq!(ask(&mut c), Err(ErrorKind::WouldBlock));
+    proxy.set(Mode::Pass);
+    assert_eq!(hear(&mut c), Ok(b'x'));
+}
+
+#[test]
+fn a_refusing_link_resets_the_old_and_refuses_the_new() {
+    let proxy = echo();
+    let mut old = client(&proxy);
+    assert_eq!(ask(&mut old), Ok(b'x'));
+    proxy.set(Mode::Refuse);
+    assert_eq!(hear(&mut old), Err(ErrorKind::ConnectionReset));
+    let refused = TcpStream::connect(("127.0.0.1", proxy.port())).map_err(|e| e.kind());
+    assert_eq!(refused.err(), Some(ErrorKind::ConnectionRefused));
+    proxy.set(Mode::Pass);
+    assert_eq!(ask(&mut client(&proxy)), Ok(b'x'));
+}
+
+#[test]
+fn a_slow_link_is_slow() {
+    let proxy = echo();
+    let mut c = client(&proxy);
+    ask(&mut c).expect("an answer");
+    proxy.set(Mode::Delay(Duration::from_millis(30)));
+    let before = boot_ns();
+    assert_eq!(ask(&mut c), Ok(b'x'));
+    assert!(boot_ns() - before >= 60 * MS, "thirty there, thirty back");
+}

@@ -1,0 +1,115 @@
+//! Who is told of what, and above all who is not.
+
+use super::host::*;
+use super::server::{Server, Version};
+use keeperd::core::lease::FencingToken;
+use keeperd::core::request::*;
+
+fn granted(token: u64) -> Answer {
+    Answer::Acquire(AcquireAnswer::Granted { token: FencingToken(token) })
+}
+
+sentence! {
+    async fn a_standby_sleeps_through_extensions_and_wakes_on_release(server: Server) {
+        let mut a = Host::serving(&server, "host-a").await;
+        let mut b = Host::serving(&server, "host-b").await;
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Held(_))));
+        for _ in 0..3 {
+            assert_eq!(a.extend(1, 1000).await, Answer::Extend(ExtendAnswer::Ok));
+        }
+        assert!(!b.touched_meanwhile().await);
+        assert_eq!(a.release(1).await, Answer::Released);
+        b.until_touched().await;
+    }
+}
+
+sentence! {
+    async fn a_refused_contender_sleeps_through_extensions_too(server: Server) {
+        let mut a = Host::serving(&server, "host-a").await;
+        let mut b = Host::serving(&server, "host-b").await;
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Free { .. })));
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        b.until_touched().await;
+        assert!(matches!(b.acquire(2, 2000).await, Answer::Acquire(AcquireAnswer::Held(_))));
+        assert_eq!(b.release(2).await, Answer::Released);
+        assert!(!b.touched_meanwhile().await);
+        for _ in 0..3 {
+            assert_eq!(a.extend(1, 1000).await, Answer::Extend(ExtendAnswer::Ok));
+        }
+        assert!(!b.touched_meanwhile().await);
+        // Its own release wrote the fence; it watches it all the same.
+        assert_eq!(a.release(1).await, Answer::Released);
+        b.until_touched().await;
+    }
+}
+
+sentence! {
+    async fn a_standby_wakes_when_a_legacy_holder_deletes_or_loses_its_key(server: Server) {
+        let mut b = Host::serving(&server, "host-b").await;
+        let _: String = server.run(&["SET", KEY, "legacy", "NX", "PX", "7000"]);
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Held(_))));
+        assert!(!b.touched_meanwhile().await);
+        let _: i64 = server.run(&["DEL", KEY]);
+        b.until_touched().await;
+        let _: String = server.run(&["SET", KEY, "legacy", "NX", "PX", "300"]);
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Held(_))));
+        b.until_touched().await;
+    }
+}
+
+sentence! {
+    async fn a_holder_wakes_on_a_foreign_delete_and_not_on_its_own_writes(server: Server) {
+        let mut a = Host::serving(&server, "host-a").await;
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        assert!(!a.touched_meanwhile().await);
+        let _: i64 = server.run(&["DEL", KEY]);
+        a.until_touched().await;
+        assert_eq!(a.check(1).await, Answer::Extend(ExtendAnswer::Kept));
+
+        assert_eq!(a.repair(1, 1000).await, Answer::Repair(RepairAnswer::Repaired));
+        for _ in 0..3 {
+            assert_eq!(a.extend(1, 1000).await, Answer::Extend(ExtendAnswer::Ok));
+            assert!(!a.touched_meanwhile().await);
+        }
+        let _: i64 = server.run(&["DEL", KEY]);
+        a.until_touched().await;
+
+        // A check arms the watch again, too.
+        assert_eq!(a.check(1).await, Answer::Extend(ExtendAnswer::Kept));
+        let _: String = server.run(&["SET", KEY, "thief", "PX", "5000"]);
+        a.until_touched().await;
+    }
+}
+
+sentence! {
+    async fn keepers_of_one_daemon_on_one_lock_wake_each_other(server: Server) {
+        let mut a = Host::serving(&server, "host-a").await;
+        let (sender, mut other) = tokio::sync::mpsc::channel(16);
+        let claim = keeperd::lock::Claim {
+            key: KEY.to_owned(),
+            ttl: TTL,
+            node_timeout: std::time::Duration::from_millis(500),
+        };
+        a.nodes.register(claim, sender);
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        assert_eq!(other.recv().await, Some(FromNode::Change { node: ONE, change: NodeChange::Serving }));
+        assert_eq!(a.release(1).await, Answer::Released);
+        assert_eq!(other.recv().await, Some(FromNode::Touched { node: ONE }));
+    }
+}
+
+sentence! {
+    async fn a_flush_wakes_everybody(server: Server) {
+        let mut a = Host::serving(&server, "host-a").await;
+        let mut b = Host::serving(&server, "host-b").await;
+        let _: String = server.run(&["FLUSHALL"]);
+        a.until_touched().await;
+        b.until_touched().await;
+        // The marker is written anew without a reconnection.
+        while server.run::<i64>(&["EXISTS", "keeperd:node"]) == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+    }
+}
