@@ -290,7 +290,7 @@ impl Shell {
         *again = (*again * 2).min(LAST_RESORT_MAX);
         if proven {
             self.slot = Slot::Empty;
-            self.keeper.election.handle_guard(clock::now(), GuardReport::TreeDead { killed: 0 });
+            self.keeper.election.handle_guard(clock::now(), GuardReport::TreeDead { killed: 0, last: true });
         }
     }
 
@@ -315,7 +315,7 @@ impl Shell {
             guard::Event::Exited(guard::Exit::Signal(signal)) => GuardReport::Exited(Exit::Signal(signal)),
             guard::Event::Stopping(guard::Why::Deadline) => GuardReport::Stopping,
             guard::Event::Stopping(guard::Why::Command | guard::Why::Orphaned) => return None,
-            guard::Event::TreeDead { killed } => GuardReport::TreeDead { killed },
+            guard::Event::TreeDead { killed, last } => GuardReport::TreeDead { killed, last },
         })
     }
 

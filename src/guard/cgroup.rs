@@ -2,6 +2,7 @@
 //!
 //! No controller is needed, so it also works in the v2 hierarchy of a hybrid host.
 
+use super::sys::{self, Exit, Forked};
 use nix::sys::uio::pread;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -52,25 +53,48 @@ pub(super) fn leaf_path(own: &Path, keeper: &str, token: u64, guard: u32) -> Pat
 #[derive(Debug)]
 pub(super) struct Leaf {
     path: PathBuf,
+    directory: File,
     procs: File,
     kill: File,
     events: File,
+    births: bool,
 }
 
 impl Leaf {
     pub(super) fn create(path: PathBuf) -> io::Result<Leaf> {
         fs::create_dir(&path)?;
+        Leaf::open(&path).inspect_err(|_| {
+            let _ = fs::remove_dir(&path); // before Linux 5.14 there is no cgroup.kill: the walk does it alone
+        })
+    }
+
+    fn open(path: &Path) -> io::Result<Leaf> {
         let write = |file: &str| OpenOptions::new().write(true).open(path.join(file));
-        let opened = (|| {
-            Ok((write("cgroup.procs")?, write("cgroup.kill")?, File::open(path.join("cgroup.events"))?))
-        })();
-        match opened {
-            Ok((procs, kill, events)) => Ok(Leaf { path, procs, kill, events }),
-            Err(e) => {
-                let _ = fs::remove_dir(&path); // before Linux 5.14 there is no cgroup.kill: the walk does it alone
-                Err(e)
+        Ok(Leaf {
+            directory: File::open(path)?,
+            procs: write("cgroup.procs")?,
+            kill: write("cgroup.kill")?,
+            events: File::open(path.join("cgroup.events"))?,
+            path: path.to_owned(),
+            births: false,
+        })
+    }
+
+    /// For a child to be born in it, where that works.
+    pub(super) fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.births.then(|| self.directory.as_fd())
+    }
+
+    /// Tries it once. Seen on Linux 6.18: after a write to a cgroup's cgroup.kill, every child born into it from another cgroup dies at
+    /// once; it seems to compare kill counts of the two. So it is tried first, and not done any more once this one has been killed.
+    pub(super) fn try_birth(&mut self) {
+        self.births = match sys::fork(Some(self.directory.as_fd())) {
+            Ok(Forked::Child { placed }) => sys::exit_now(i32::from(!placed)),
+            Ok(Forked::Parent { child }) => {
+                sys::wait(child).is_ok_and(|end| end.is_some_and(|(_, e)| e == Exit::Code(0)))
             }
-        }
+            Err(_) => false,
+        };
     }
 
     /// Writing "0" here moves the writer in. Opened by the guard, so that it also works after a change of user.
@@ -78,7 +102,8 @@ impl Leaf {
         self.procs.as_fd()
     }
 
-    pub(super) fn kill(&self) {
+    pub(super) fn kill(&mut self) {
+        self.births = false;
         let _ = nix::unistd::write(&self.kill, b"1"); // whether it worked is seen by `populated`
     }
 

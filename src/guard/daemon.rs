@@ -60,7 +60,8 @@ pub struct Lost {
     pub leaf: Option<PathBuf>,
 }
 
-/// A guard as the daemon holds it. Dropping it ends the term: the guard takes the end of the socket as the daemon's death.
+/// A guard as the daemon holds it. Dropping it ends the term: the guard takes the end of the socket as the daemon's death, and stays
+/// a zombie when it is done; only [`Guard::recv`] reaps it.
 #[derive(Debug)]
 pub struct Guard {
     socket: AsyncFd<OwnedFd>,
@@ -68,8 +69,8 @@ pub struct Guard {
     child: Child,
     last: Seq,
     leaf: Option<PathBuf>,
-    /// The guard has closed its end.
-    at_end: bool,
+    /// The guard has closed its end, so it is exiting. The socket stays readable for ever then, and would keep the runtime busy.
+    ended: bool,
 }
 
 impl Guard {
@@ -85,7 +86,8 @@ impl Guard {
         let spec = sealed(&serde_json::to_vec(launch.spec)?)?;
         let releaser = launch.releaser.map(sealed).transpose()?;
         // No pre_exec, uid or groups here: std then uses posix_spawn, which is safe in a process with threads.
-        let child = std::process::Command::new(launch.executable)
+        let socket = sys::watched(ours)?;
+        let mut child = std::process::Command::new(launch.executable)
             .arg0(format!("{GUARD_TITLE}{}", launch.spec.keeper))
             .env_clear()
             .stdin(Stdio::from(theirs))
@@ -94,9 +96,11 @@ impl Guard {
             .spawn()?;
         let own = if launch.cgroup { cgroup::own() } else { None };
         let leaf = own.map(|own| cgroup::leaf_path(&own, &launch.spec.keeper, launch.token, child.id()));
-        let process = sys::watched(sys::pidfd(child.id())?)?;
-        let socket = sys::watched(ours)?;
-        let mut guard = Guard { socket, process, child, last: Seq(0), leaf, at_end: false };
+        let watched = sys::pidfd(child.id()).map_err(io::Error::from).and_then(sys::watched);
+        let process = watched.inspect_err(|_| {
+            let _ = child.kill().and_then(|()| child.wait()); // out of descriptors: at least leave no zombie
+        })?;
+        let mut guard = Guard { socket, process, child, last: Seq(0), leaf, ended: false };
         let fds: Vec<RawFd> = [Some(spec.as_raw_fd()), releaser.as_ref().map(AsRawFd::as_raw_fd)]
             .into_iter()
             .chain([launch.lock.as_ref().map(AsRawFd::as_raw_fd)])
@@ -146,9 +150,8 @@ impl Guard {
                 return Ok(event);
             }
             tokio::select! {
-                // Tried again at the top of the loop; the kernel keeps frames of a dead guard for us. A socket at its end is ready for
-                // ever, and waiting for it would never let the runtime look at the process.
-                ready = self.socket.readable(), if !self.at_end => if let Ok(mut ready) = ready { ready.clear_ready() },
+                // Tried again at the top of the loop; the kernel keeps frames of a dead guard for us.
+                ready = self.socket.readable(), if !self.ended => if let Ok(mut ready) = ready { ready.clear_ready() },
                 _ = self.process.readable() => return self.last_words(),
             }
         }
@@ -178,8 +181,7 @@ impl Guard {
                 event
             }
             Ok(_) | Err(_) => {
-                self.at_end = true;
-                self.kill(); // it has closed its end, so it is going anyway; a half-dead guard would be worse
+                self.ended = true;
                 None
             }
         }

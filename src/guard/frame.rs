@@ -65,9 +65,11 @@ pub enum Event {
     /// The main process ended, for whatever reason. What it left behind is being killed; a [`Event::TreeDead`] follows.
     Exited(Exit),
     Stopping(Why),
-    /// Proof that no process of the keeper is left. `killed` of them died by SIGKILL.
+    /// Proof that no process of the keeper is left. `killed` of them died by SIGKILL. Unless it is `last`, the child may be started again.
+    /// Also said without a child, when a deadline or a [`Command::Stop`] comes.
     TreeDead {
         killed: u32,
+        last: bool,
     },
 }
 
@@ -87,7 +89,7 @@ pub enum Why {
     /// `stop_at` has come: the daemon has not prolonged the lease.
     Deadline,
     Command,
-    /// The daemon is gone (only seen by a reader that took over the socket).
+    /// The end of the socket. Said into the void, unless it was a daemon that had only stopped reading.
     Orphaned,
 }
 
@@ -268,7 +270,7 @@ impl Event {
             Event::Exited(Exit::Code(code)) => (5, [0, int(code), 0, 0, 0, 0]),
             Event::Exited(Exit::Signal(signal)) => (5, [1, int(signal), 0, 0, 0, 0]),
             Event::Stopping(why) => (6, [why as u64, 0, 0, 0, 0, 0]),
-            Event::TreeDead { killed } => (7, [u64::from(killed), 0, 0, 0, 0, 0]),
+            Event::TreeDead { killed, last } => (7, [u64::from(killed), u64::from(last), 0, 0, 0, 0]),
         };
         pack(kind, 0, words)
     }
@@ -290,7 +292,7 @@ impl Event {
             6 => Event::Stopping(
                 *[Why::Deadline, Why::Command, Why::Orphaned].get(usize::try_from(w[0]).ok()?)?,
             ),
-            7 => Event::TreeDead { killed: u32::try_from(w[0]).ok()? },
+            7 => Event::TreeDead { killed: u32::try_from(w[0]).ok()?, last: w[1] != 0 },
             _ => return None,
         })
     }
@@ -331,7 +333,7 @@ mod tests {
             Event::Exited(Exit::Code(255)),
             Event::Exited(Exit::Signal(9)),
             Event::Stopping(Why::Orphaned),
-            Event::TreeDead { killed: 1000 },
+            Event::TreeDead { killed: 1000, last: true },
         ] {
             assert_eq!(Event::decode(&event.encode()), Some(event));
         }

@@ -233,7 +233,7 @@ impl Guard {
             guard: getpid(),
             null: self.null.as_fd(),
             lock: self.charge.lock.as_ref().map(AsFd::as_fd),
-            leaf: self.charge.leaf.as_ref().map(Leaf::procs),
+            leaf: self.charge.leaf.as_ref(),
             oom_score: self.inherited.oom_score.as_deref(),
             nice: self.inherited.nice,
             before,
@@ -281,9 +281,10 @@ impl Guard {
 
     fn kill_more(&mut self, since: Instant, next_pass: Instant, now: Instant) {
         if now >= next_pass {
-            if let Some(leaf) = &self.charge.leaf {
+            if let Some(leaf) = self.charge.leaf.as_mut().filter(|leaf| leaf.populated()) {
                 leaf.kill();
             }
+            self.signal_group(libc::SIGKILL); // all there is where the kernel neither has cgroups nor lists children
             self.walk.kill_all(|_| false);
             let pause = if now.since(since) < HASTE { HASTY_PASS } else { PATIENT_PASS };
             // From the end of the pass: what is dying needs the processor too, and ours is the real-time class.
@@ -291,7 +292,7 @@ impl Guard {
         }
         let populated = self.charge.leaf.as_ref().is_some_and(Leaf::populated);
         if self.reap() && !populated {
-            self.say(Event::TreeDead { killed: self.killed });
+            self.say(Event::TreeDead { killed: self.killed, last: self.latched });
             self.state = if self.latched { State::Dead } else { State::Idle };
         }
     }
@@ -389,7 +390,8 @@ impl Guard {
     /// Uses everything that killing takes once, so that its pages are in memory. True when the walk works here.
     fn rehearse(&mut self) -> bool {
         self.walk.kill_all(|_| true);
-        if let Some(leaf) = &self.charge.leaf {
+        if let Some(leaf) = &mut self.charge.leaf {
+            leaf.try_birth();
             leaf.populated();
         }
         self.reap();

@@ -48,8 +48,8 @@ fn protect_from_oom() -> (Option<String>, bool) {
     (before.filter(|_| done), done)
 }
 
-/// After everything is allocated. On fault: locking every page of the binary at once would cost each guard its private copy of pages
-/// it never uses; the pages that killing takes are touched by a rehearsal instead.
+/// After everything is allocated. On fault, because locking the whole binary at once costs each guard a private copy of pages it never
+/// uses: 523 KiB PSS instead of 225, of fifty. The pages that killing takes are touched by a rehearsal instead.
 pub(super) fn lock_memory() -> bool {
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault).is_ok()

@@ -1,8 +1,9 @@
 //! From fork to exec. Everything here runs in the child; the guard only forks and reads the pipe.
 
+use super::cgroup::Leaf;
 use super::frame::Stage;
 use super::spec::{ChildSpec, limit_by_name};
-use super::sys;
+use super::sys::{self, Forked};
 use crate::clock;
 use crate::core::time::Instant;
 use nix::errno::Errno;
@@ -66,6 +67,9 @@ impl Job {
         let text = |s: OsString| CString::new(s.into_vec()).map_err(|_| invalid(Errno::EINVAL));
         let program =
             spec.argv.first().filter(|name| !name.is_empty()).ok_or_else(|| invalid(Errno::EINVAL))?;
+        if !(1..=64).contains(&spec.stop_signal) {
+            return Err(invalid(Errno::EINVAL));
+        }
         let limit = |l: &super::spec::Limit| Some((limit_by_name(&l.resource)?, l.soft, l.hard));
         let groups_dropped = spec.uid.is_some().then(Vec::new);
         Ok(Job {
@@ -112,7 +116,7 @@ pub(super) struct Start<'a> {
     pub guard: Pid,
     pub null: BorrowedFd<'a>,
     pub lock: Option<BorrowedFd<'a>>,
-    pub leaf: Option<BorrowedFd<'a>>,
+    pub leaf: Option<&'a Leaf>,
     /// The daemon's values, which the guard has changed for itself.
     pub oom_score: Option<&'a str>,
     pub nice: i32,
@@ -123,21 +127,22 @@ pub(super) struct Start<'a> {
 /// Forks. The pipe ends without a byte when exec has succeeded, and with a [`Failure`] when it has not.
 pub(super) fn start(job: &Job, start: &Start<'_>) -> Result<(Pid, OwnedFd), Failure> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(at(Stage::Fork))?;
-    if let Some(child) = sys::fork().map_err(at(Stage::Fork))? {
-        return Ok((child, reader));
-    }
-    let Err(failure) = run(job, start);
+    let placed = match sys::fork(start.leaf.and_then(Leaf::birthplace)).map_err(at(Stage::Fork))? {
+        Forked::Parent { child } => return Ok((child, reader)),
+        Forked::Child { placed } => placed,
+    };
+    let Err(failure) = run(job, start, placed);
     let _ = write(&writer, &failure.to_bytes()); // if the guard is gone, nobody wants to know
     sys::exit_now(127)
 }
 
-fn run(job: &Job, start: &Start<'_>) -> Result<Infallible, Failure> {
+fn run(job: &Job, start: &Start<'_>, placed: bool) -> Result<Infallible, Failure> {
     unistd::setsid().map_err(at(Stage::Session))?;
-    if let Some(leaf) = start.leaf {
-        let _ = write(leaf, b"0"); // the walk works without it; the guard tells the daemon
+    if let Some(leaf) = start.leaf.filter(|_| !placed) {
+        let _ = write(leaf.procs(), b"0"); // the walk works without it; the guard tells the daemon
     }
     leave_guard_behind(start);
-    apply_limits(job, start)?;
+    apply_limits(job)?;
     take_identity(job)?;
     // A change of user clears the death signal, so it comes after; the guard may have died before it was set.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Stage::ParentDeath))?;
@@ -158,7 +163,7 @@ fn leave_guard_behind(start: &Start<'_>) {
     let _ = sys::set_nice(start.nice); // reset-on-fork also forgot the daemon's niceness
 }
 
-fn apply_limits(job: &Job, _: &Start<'_>) -> Result<(), Failure> {
+fn apply_limits(job: &Job) -> Result<(), Failure> {
     for (resource, soft, hard) in &job.limits {
         setrlimit(*resource, *soft, *hard).map_err(at(Stage::Limits))?;
     }
@@ -229,6 +234,28 @@ mod tests {
         assert_eq!(candidates(OsStr::new("node"), &env), ["/a/node", "/b/node"]);
         assert_eq!(candidates(OsStr::new("./node"), &env), ["./node"]);
         assert_eq!(candidates(OsStr::new("node"), &[])[0], "/usr/local/bin/node");
+    }
+
+    /// R9, the forked half: were the clock not read, this test would become `false` and fail.
+    #[test]
+    fn nothing_is_executed_after_the_deadline() {
+        let spec = ChildSpec {
+            keeper: "k".into(),
+            argv: vec!["false".into()],
+            env: vec![],
+            working_dir: None,
+            uid: None,
+            gid: None,
+            groups: None,
+            umask: None,
+            limits: vec![],
+            nice: None,
+            no_new_privileges: true,
+            stop_signal: 15,
+        };
+        let job = Job::new(spec).expect("a valid specification");
+        let Err(failure) = exec(&job, clock::boot());
+        assert_eq!(failure, Failure { stage: Stage::Late, errno: libc::ETIMEDOUT });
     }
 
     #[test]

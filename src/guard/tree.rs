@@ -220,7 +220,7 @@ impl LastResort {
     }
 }
 
-/// Whether `process` may still be signalled; false once it has been reaped.
+/// SIGKILL to the guard behind a pidfd; nothing happens when it is dead already.
 pub(super) fn kill_guard(process: impl AsFd) {
     let _ = sys::kill_exactly(process, libc::SIGKILL);
 }
@@ -244,8 +244,10 @@ mod tests {
         let mut walk = Walk::new();
         let mut seen = BTreeSet::new();
         let me = getpid().as_raw();
-        each_child(me, &mut walk.entries, &mut walk.text, |pid| drop(seen.insert(pid.cast_unsigned())))
-            .expect("the kernel lists children");
+        each_child(me, &mut walk.entries, &mut walk.text, |pid| {
+            seen.insert(pid.cast_unsigned());
+        })
+        .expect("the kernel lists children");
         for child in &mut children {
             assert!(seen.contains(&child.id()));
             child.kill().expect("it is ours");

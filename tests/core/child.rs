@@ -7,7 +7,7 @@ use std::time::Duration;
 
 fn exits(world: &mut World, exit: Exit) {
     world.guard(GuardReport::Exited(exit));
-    world.guard(GuardReport::TreeDead { killed: 0 });
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
 }
 
 /// Keeps the lease for `span`, acknowledging everything.
@@ -76,7 +76,7 @@ fn five_failures_hand_the_keeper_over_and_keep_this_host_away() {
         }
     }
     assert_eq!(world.last_reason(), Some(&Reason::GaveUp { failures: 5 }));
-    world.guard(GuardReport::TreeDead { killed: 0 });
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
     answer_releases(&mut world);
     assert_eq!(world.role(), Role::Cooldown);
     world.pass(Duration::from_secs(61));
@@ -105,7 +105,7 @@ fn a_child_that_need_not_run_again_is_finished_and_the_lock_is_kept() {
     hold(&mut world, Duration::from_secs(10));
     assert_eq!(world.role(), Role::Finished);
     world.command(Command::Drain);
-    world.guard(GuardReport::TreeDead { killed: 0 });
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
     answer_releases(&mut world);
     assert!(world.election.is_stopped());
 }
@@ -119,7 +119,7 @@ fn a_command_that_cannot_be_started_goes_to_another_host_at_once() {
     world.ack();
     world.guard(GuardReport::ExecFailed { stage: "exec".into(), errno: 2 });
     assert!(world.has_stopped_politely());
-    world.guard(GuardReport::TreeDead { killed: 0 });
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
     world.asked.retain(|asked| matches!(asked.request, Request::Release { .. }));
     answer_releases(&mut world);
     assert_eq!(world.role(), Role::Cooldown);
@@ -189,10 +189,20 @@ fn the_second_signal_kills() {
     assert!(world.has_stopped_politely() && !world.has_killed());
     world.command(Command::Kill);
     assert!(world.has_killed());
-    world.guard(GuardReport::TreeDead { killed: 3 });
+    world.guard(GuardReport::TreeDead { killed: 3, last: true });
     answer_releases(&mut world);
     assert!(world.election.is_stopped());
     assert!(world.events.contains(&Event::TreeDead { killed: 3 }));
+}
+
+#[test]
+fn a_death_that_crosses_the_stop_is_not_yet_the_last() {
+    let mut world = World::leading();
+    world.command(Command::StepDown);
+    world.guard(GuardReport::TreeDead { killed: 0, last: false });
+    assert!(!world.has_released());
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
+    assert!(world.has_released());
 }
 
 #[test]
@@ -200,7 +210,7 @@ fn a_host_that_stepped_down_stays_out_until_another_has_it() {
     use keeperd::core::request::LookAnswer;
     let mut world = World::leading();
     world.command(Command::StepDown);
-    world.guard(GuardReport::TreeDead { killed: 0 });
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
     answer_releases(&mut world);
     assert_eq!(world.role(), Role::Standby);
     // Free: it does not stand.
@@ -233,7 +243,7 @@ fn a_host_that_stepped_down_stays_out_until_another_has_it() {
 fn a_pause_outlives_the_term() {
     let mut world = World::leading();
     world.command(Command::Pause);
-    world.guard(GuardReport::TreeDead { killed: 0 });
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
     answer_releases(&mut world);
     assert_eq!(world.role(), Role::Paused);
 }

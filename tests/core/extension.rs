@@ -74,7 +74,7 @@ fn nothing_is_released_before_the_tree_is_dead() {
     world.ack();
     world.guard(GuardReport::Exited(keeperd::core::restart::Exit::Signal(15)));
     assert!(!world.has_released());
-    world.guard(GuardReport::TreeDead { killed: 0 });
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
     assert!(world.has_released());
 }
 
@@ -121,7 +121,7 @@ fn an_evicted_holder_that_is_dead_releases_and_stays_out() {
     for node in NODES {
         world.extend(node, ExtendAnswer::Kept);
     }
-    world.guard(GuardReport::TreeDead { killed: 0 });
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
     assert!(world.has_released());
     for node in NODES {
         let place =

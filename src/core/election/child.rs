@@ -155,7 +155,7 @@ impl Term {
                 cx.emit(Event::ChildExited { exit, ran: now.since(ran_from) });
                 None
             }
-            GuardReport::TreeDead { killed } => self.tree_dead(cx, now, killed),
+            GuardReport::TreeDead { killed, last } => self.tree_dead(cx, now, killed, last),
             GuardReport::Lost(why) => self.lose_guard(cx, now, why),
             GuardReport::LaunchFailed(error) => {
                 let after = self.cooldown(cx, now);
@@ -170,12 +170,14 @@ impl Term {
         After::Cooldown { until: now + cx.restarts.rules().cooldown }
     }
 
-    fn tree_dead(&mut self, cx: &mut Context, now: Instant, killed: u32) -> Option<Change> {
+    fn tree_dead(&mut self, cx: &mut Context, now: Instant, killed: u32, last: bool) -> Option<Change> {
         match (&self.phase, &self.child) {
-            (Phase::Stopping { .. } | Phase::Killing { .. }, _) => {
+            (Phase::Stopping { .. } | Phase::Killing { .. }, _) if last => {
                 cx.emit(Event::TreeDead { killed });
                 self.release(cx, now)
             }
+            // The child ended as we told it to stop: the answer to that is still to come.
+            (Phase::Stopping { .. } | Phase::Killing { .. }, _) => None,
             (Phase::Serving, Child::Ended { exit, ran_from }) => {
                 let (exit, ran) = (*exit, now.since(*ran_from));
                 self.child_ended(cx, now, exit, ran)

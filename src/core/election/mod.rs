@@ -122,9 +122,10 @@ pub enum GuardReport {
     Exited(Exit),
     /// It reached its own stop_at.
     Stopping,
-    /// No process of the tree is left.
+    /// No process of the tree is left. Only the last one means that none will be started any more.
     TreeDead {
         killed: u32,
+        last: bool,
     },
     Lost(&'static str),
 }
