@@ -32,16 +32,27 @@ pub struct Groups {
 impl Groups {
     /// `None` where this user may not make groups.
     pub fn of_trial(id: &str) -> Option<Self> {
-        let own = folder(&of(getpid().as_raw())?)?;
-        let root = own.join(format!("ke2e-{id}"));
-        fs::create_dir(&root).ok()?;
-        let groups = Self { own, root };
+        let groups = Self::plan(id)?;
+        fs::create_dir(&groups.root).ok()?;
         // Making a folder is not enough: moving into it must be allowed too.
         let usable = groups.inside("try", || ()).is_some();
         if !usable {
             groups.remove();
         }
         usable.then_some(groups)
+    }
+
+    fn plan(id: &str) -> Option<Self> {
+        let own = folder(&of(getpid().as_raw())?)?;
+        let root = own.join(format!("ke2e-{id}"));
+        Some(Self { own, root })
+    }
+
+    /// For a trial that is not played to its end.
+    pub fn remove_of(id: &str) {
+        if let Some(groups) = Self::plan(id) {
+            groups.remove();
+        }
     }
 
     /// Does something, such as starting a process, as a member of a host's group.

@@ -52,6 +52,9 @@ impl Node {
                 "no",
                 "--logfile",
                 "redis.log",
+                // The title is written over the environment, and with it over our marker.
+                "--set-proc-title",
+                "no",
             ])
             .arg("--dir")
             .arg(&self.dir)

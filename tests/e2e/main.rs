@@ -78,5 +78,6 @@ fn play(name: &str, seed: u64, dir: &Path, id: &str) -> Step<String> {
 fn end_with_the_runner(id: &str) {
     std::io::stdin().read_to_end(&mut Vec::new()).ok();
     procs::sweep(id);
+    cgroup::Groups::remove_of(id);
     exit(runner::ABANDONED)
 }
