@@ -52,6 +52,9 @@ impl Node {
                 "no",
                 "--logfile",
                 "redis.log",
+                // The title is written over the environment, and with it over our marker.
+                "--set-proc-title",
+                "no",
             ])
             .arg("--dir")
             .arg(&self.dir)
@@ -108,16 +111,8 @@ impl Node {
         self.start()
     }
 
-    /// One command on a connection of its own.
     pub fn ask(&self, words: &[&str]) -> Step<Reply> {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        socket.write_all(request.as_bytes())?;
-        read_reply(&mut BufReader::new(socket))
+        ask(self.port, words)
     }
 
     pub fn keys(&self, pattern: &str) -> Step<Vec<String>> {
@@ -140,6 +135,18 @@ impl Node {
         check(is_absent, format!("{key} on redis-{} has no expiry: {reply:?}", self.name))?;
         Ok(None)
     }
+}
+
+/// One command on a connection of its own.
+pub fn ask(port: u16, words: &[&str]) -> Step<Reply> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        request += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    socket.write_all(request.as_bytes())?;
+    read_reply(&mut BufReader::new(socket))
 }
 
 #[derive(Debug, PartialEq, Eq)]

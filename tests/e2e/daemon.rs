@@ -27,6 +27,8 @@ pub struct Start {
     pub generation: u32,
     pub config: String,
     pub cgroup: bool,
+    /// The wrong daemon, for a control.
+    pub naive: bool,
     /// Nobody reads the daemon's log.
     pub deaf_stderr: bool,
 }
@@ -46,7 +48,13 @@ impl Daemon {
         let Start { host, generation, .. } = start;
         let config = dir.join(format!("{host}.toml"));
         std::fs::write(&config, &start.config)?;
-        let mut command = Command::new(binary());
+        let mut command = if start.naive {
+            let mut own = Command::new(std::env::current_exe()?);
+            own.arg("naive");
+            own
+        } else {
+            Command::new(binary())
+        };
         command.arg("--config").arg(&config).current_dir(dir);
         for name in ["NOTIFY_SOCKET", "REDIS_NODES", "REDIS_LOCK_TTL_MS", "KEEPERD_CONFIG", "KEEPERD_CGROUP"]
         {

@@ -1,12 +1,15 @@
 //! Real daemons, real Redis servers, real faults, and a witness that trusts none of them. See tests/README.md.
 //!
-//! One executable in three roles: the runner, which starts each trial as a process of its own (`e2e trial …`), so that a
-//! trial can be its own subreaper and nothing of it can reach another; the trial; and the child (`e2e probe …`).
+//! One executable in several roles: the runner, which starts each trial as a process of its own (`e2e trial …`), so that a
+//! trial can be its own subreaper and nothing of it can reach another; the trial; and the child (`e2e probe …`). For the
+//! controls it can also play a daemon that does it wrong (`e2e naive …`).
 
+mod cgroup;
 mod checker;
 mod clock;
 mod cluster;
 mod daemon;
+mod naive;
 mod probe;
 mod procs;
 mod proxy;
@@ -27,6 +30,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("probe") => probe::main(&args[2..]),
+        Some("naive") => naive::main(&args[2..]),
         Some("trial") => run_trial(&args[2..]),
         _ => exit(runner::main(&args[1..])),
     }
@@ -56,10 +60,11 @@ fn play(name: &str, seed: u64, dir: &Path, id: &str) -> Step<String> {
     let scenario = scenarios::all().into_iter().find(|s| s.name == name).expect("a known scenario");
     let mut trial = Trial::new(id.into(), dir, seed)?;
     let told = (scenario.story)(&mut trial).and_then(|()| trial.finish());
+    trial.remove_groups();
     if told.is_err() {
         // An overlap says more than the story's complaint that followed from it.
         trial.witness.look().ok();
-        if let Some(first) = trial.witness.verdict().first().filter(|_| !trial.must_be_flagged) {
+        if let Some(first) = trial.witness.verdict().first().filter(|_| trial.must_be_flagged.is_none()) {
             std::fs::write(trial.dir().join("centre"), first.at.to_string()).ok();
             return told
                 .map_err(|f| step::failure(format!("{first}\nand the story: {}", f.why)))
@@ -73,5 +78,6 @@ fn play(name: &str, seed: u64, dir: &Path, id: &str) -> Step<String> {
 fn end_with_the_runner(id: &str) {
     std::io::stdin().read_to_end(&mut Vec::new()).ok();
     procs::sweep(id);
+    cgroup::Groups::remove_of(id);
     exit(runner::ABANDONED)
 }

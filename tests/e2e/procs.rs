@@ -110,20 +110,3 @@ pub fn rss_kib(pid: i32) -> Option<u64> {
     let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
-
-/// Path of a process in the unified hierarchy.
-pub fn cgroup2(pid: i32) -> Option<String> {
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    groups.lines().find_map(|l| l.strip_prefix("0::")).map(str::to_owned)
-}
-
-/// Where the unified hierarchy is mounted, if this process may make a leaf in its own group there.
-pub fn writable_cgroup2() -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mount = mounts.lines().find(|l| l.contains(" - cgroup2 "))?.split(' ').nth(4)?;
-    let own = format!("{mount}{}", cgroup2(getpid().as_raw())?);
-    let probe = format!("{}/e2e-{}", own.trim_end_matches('/'), getpid());
-    fs::create_dir(&probe).ok()?;
-    fs::remove_dir(&probe).ok()?;
-    Some(mount.into())
-}

@@ -2,7 +2,7 @@
 
 use crate::clock::boot_ns;
 use crate::scenarios::{self, Scenario};
-use crate::{cluster, daemon, procs, report};
+use crate::{cgroup, cluster, daemon, procs, report};
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IsTerminal, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -215,6 +215,7 @@ fn play(job: &Job, dir: &Path, id: &str) -> std::io::Result<(i32, String)> {
     child.kill().ok();
     let status = child.wait()?;
     sweep_marked(id);
+    cgroup::Groups::remove_of(id);
     if !in_time {
         said = format!("not done within {:?}", job.scenario.limit);
     }

@@ -1,19 +1,85 @@
-//! The checker must be able to complain.
+//! The checker must be able to complain: mistakes that it has to find, or the suite fails.
+//!
+//! One is a mistake of people with the real daemon; the others put the textbook's daemon (`naive.rs`) through faults that
+//! keeperd survives elsewhere in this suite.
 
 use super::{Scenario, scenario};
+use crate::checker::{Fault, Life};
 use crate::step::Step;
-use crate::trial::{Setup, Trial, secs};
+use crate::trial::{Setup, TTL, Trial, secs};
+use nix::sys::signal::Signal;
 
-pub const ALL: &[Scenario] = &[scenario(
-    "control_disjoint_nodes",
-    "two hosts told of different nodes both run: MUST be flagged",
-    disjoint,
-)];
+pub const ALL: &[Scenario] = &[
+    scenario(
+        "control_disjoint_nodes",
+        "two hosts told of different nodes both run: MUST be flagged",
+        disjoint,
+    ),
+    scenario("control_naive_sigstop", "a textbook Redlock daemon is frozen: MUST be flagged", sigstop),
+    scenario("control_naive_sigkill", "it is killed: MUST be flagged", sigkill),
+    scenario("control_naive_nodes_empty", "all its nodes restart empty: MUST be flagged", nodes_empty),
+    scenario("control_naive_grandchild", "its child has a setsid grandchild: MUST be flagged", grandchild),
+    scenario("control_naive_token", "each host counts its terms for itself: MUST be flagged", token),
+];
+
+fn naive(t: &mut Trial, fault: Fault, child: &[&'static str]) -> Step<Life> {
+    t.must_be_flagged = Some(fault);
+    t.begin(Setup { naive: true, child: child.to_vec(), ..Setup::default() })
+}
+
+/// Two holders, for as long as it takes to be seen.
+fn let_it_happen(t: &mut Trial, first: &Life) -> Step {
+    t.successor(first, first.start.saturating_sub(1_000_000_000), 2 * TTL)?;
+    t.pause(secs(1));
+    Ok(())
+}
 
 fn disjoint(t: &mut Trial) -> Step {
-    t.must_be_flagged = true;
+    t.must_be_flagged = Some(Fault::Overlap);
     let first = t.begin(Setup { nodes: 2, disjoint: true, ..Setup::default() })?;
-    t.successor(&first, first.start - 1_000_000_000, secs(4))?;
-    t.pause(secs(2));
+    let_it_happen(t, &first)
+}
+
+fn sigstop(t: &mut Trial) -> Step {
+    let first = naive(t, Fault::Overlap, &[])?;
+    t.random_moment();
+    t.signal(&Trial::holder_of(&first), Signal::SIGSTOP)?;
+    let_it_happen(t, &first)
+}
+
+fn sigkill(t: &mut Trial) -> Step {
+    let first = naive(t, Fault::Overlap, &[])?;
+    t.random_moment();
+    t.signal(&Trial::holder_of(&first), Signal::SIGKILL)?;
+    let_it_happen(t, &first)
+}
+
+fn nodes_empty(t: &mut Trial) -> Step {
+    let first = naive(t, Fault::Overlap, &[])?;
+    // It extends every second: well after one and before the next, so that it cannot notice in time by luck.
+    let moment = first.start + 1_100_000_000 + t.chance.below(500_000_000);
+    t.pause(std::time::Duration::from_nanos(moment.saturating_sub(crate::clock::boot_ns())));
+    for name in t.node_names() {
+        t.note(format!("restart redis-{name} empty"));
+        t.node(name).restart_empty()?;
+    }
+    let_it_happen(t, &first)
+}
+
+/// The lock is lost, the child is killed and the next host starts; what the child left behind goes on.
+fn grandchild(t: &mut Trial) -> Step {
+    let first = naive(t, Fault::Overlap, &["--grandchild"])?;
+    for node in &t.nodes {
+        node.ask(&["SET", &Trial::lock_key(), "somebody else", "PX", "1500"])?;
+    }
+    let since = first.start + 1;
+    t.next_child(since, 2 * TTL)?;
+    t.pause(secs(1));
     Ok(())
+}
+
+fn token(t: &mut Trial) -> Step {
+    let first = naive(t, Fault::Token, &[])?;
+    t.signal(&Trial::holder_of(&first), Signal::SIGKILL)?;
+    let_it_happen(t, &first)
 }

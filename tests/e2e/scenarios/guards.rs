@@ -2,7 +2,6 @@
 
 use super::{Scenario, scenario};
 use crate::clock::ms;
-use crate::procs;
 use crate::step::{Step, check, skipped};
 use crate::trial::{KEEPER, Setup, TTL, Trial, secs};
 use nix::sys::signal::{Signal, kill};
@@ -36,13 +35,13 @@ pub const ALL: &[Scenario] = &[
     ),
 ];
 
-fn needs_cgroup(wanted: bool) -> Step {
-    let missing = wanted && procs::writable_cgroup2().is_none();
+fn needs_cgroup(t: &Trial, wanted: bool) -> Step {
+    let missing = wanted && !t.has_groups();
     if missing { Err(skipped("no cgroup2 mount in which this user may make a leaf")) } else { Ok(()) }
 }
 
 fn kill_guard(t: &mut Trial, child: &[&'static str], cgroup: bool) -> Step {
-    needs_cgroup(cgroup)?;
+    needs_cgroup(t, cgroup)?;
     let old = t.begin(Setup { child: child.to_vec(), cgroup, ..Setup::default() })?;
     let leaf = t.has_leaf(&old)?;
     check(leaf == cgroup, format!("the child is {}in a leaf of its own", if leaf { "" } else { "not " }))?;
@@ -59,7 +58,7 @@ fn kill_guard(t: &mut Trial, child: &[&'static str], cgroup: bool) -> Step {
 }
 
 fn freeze_guard(t: &mut Trial, cgroup: bool) -> Step {
-    needs_cgroup(cgroup)?;
+    needs_cgroup(t, cgroup)?;
     let old = t.begin(Setup { child: vec!["--grandchild"], cgroup, ..Setup::default() })?;
     let guard = t.daemon(&Trial::holder_of(&old))?.guard(KEEPER)?;
     t.random_moment();
@@ -72,7 +71,7 @@ fn freeze_guard(t: &mut Trial, cgroup: bool) -> Step {
 }
 
 fn leaf_is_removed(t: &mut Trial) -> Step {
-    needs_cgroup(true)?;
+    needs_cgroup(t, true)?;
     let old = t.begin(Setup { child: vec!["--grandchild"], ..Setup::default() })?;
     check(t.has_leaf(&old)?, "the child is not in a leaf of its own")?;
     t.random_moment();

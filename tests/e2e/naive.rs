@@ -1,0 +1,98 @@
+//! The daemon that keeperd is not: Redlock as in the textbook, supervision as in most scripts. The controls run it where
+//! keeperd would run, and the checker must object.
+//!
+//! Its faults, on purpose: nobody kills the child while the daemon is frozen or dead; a node that lost its data votes at
+//! once; grandchildren are not looked for; each counts its own terms as tokens.
+
+use crate::cluster::{Reply, ask};
+use std::process::{Child, Command, Stdio, exit};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const TTL_MS: &str = "2000";
+const EXTEND: &str =
+    "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) end return 0";
+const RELEASE: &str =
+    "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) end return 0";
+
+struct Naive {
+    ports: Vec<u16>,
+    keeper: String,
+    key: String,
+    command: Vec<String>,
+    attempts: u64,
+    value: String,
+    token: u64,
+}
+
+/// `e2e naive --config FILE`
+pub fn main(args: &[String]) -> ! {
+    let text = args.get(1).and_then(|path| std::fs::read_to_string(path).ok());
+    let config: Option<toml::Table> = text.and_then(|t| t.parse().ok());
+    let Some(mut naive) = config.as_ref().and_then(Naive::of) else { exit(78) };
+    loop {
+        naive.attempts += 1;
+        naive.value = format!("{}-{}", std::process::id(), naive.attempts);
+        if naive.quorum(&["SET", &naive.key, &naive.value, "NX", "PX", TTL_MS]) {
+            naive.token += 1;
+            eprintln!("elected, token {}", naive.token);
+            naive.lead();
+        }
+        naive.quorum(&["EVAL", RELEASE, "1", &naive.key, &naive.value]);
+        sleep(Duration::from_millis(20));
+    }
+}
+
+impl Naive {
+    fn of(config: &toml::Table) -> Option<Self> {
+        let nodes = config.get("lock")?.get("nodes")?.as_array()?;
+        let keeper = config.get("keeper")?.get(0)?;
+        let command = keeper.get("command")?.as_array()?;
+        let name = keeper.get("name")?.as_str()?;
+        Some(Self {
+            ports: nodes.iter().filter_map(|n| n.as_str()?.rsplit(':').next()?.parse().ok()).collect(),
+            keeper: name.into(),
+            key: format!("redlock:{name}"),
+            command: command.iter().filter_map(|w| w.as_str().map(str::to_owned)).collect(),
+            attempts: 0,
+            value: String::new(),
+            token: 0,
+        })
+    }
+
+    fn quorum(&self, words: &[&str]) -> bool {
+        let yes = |port: &&u16| match ask(**port, words) {
+            Ok(Reply::Text(text)) => text == "OK",
+            Ok(Reply::Number(n)) => n == 1,
+            Ok(Reply::Error(_) | Reply::Nothing | Reply::List(_)) | Err(_) => false,
+        };
+        self.ports.iter().filter(yes).count() > self.ports.len() / 2
+    }
+
+    fn lead(&self) {
+        let Ok(mut child) = self.spawn() else { return };
+        let mut extend_at = Instant::now() + Duration::from_secs(1);
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() >= extend_at {
+                extend_at = Instant::now() + Duration::from_secs(1);
+                if !self.quorum(&["EVAL", EXTEND, "1", &self.key, &self.value, TTL_MS]) {
+                    break;
+                }
+            }
+            sleep(Duration::from_millis(5));
+        }
+        child.kill().ok();
+        child.wait().ok();
+    }
+
+    fn spawn(&self) -> std::io::Result<Child> {
+        Command::new(&self.command[0])
+            .args(&self.command[1..])
+            .env("KEEPERD_KEEPER", &self.keeper)
+            .env("KEEPERD_FENCING_TOKEN", self.token.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+    }
+}
