@@ -5,7 +5,6 @@ use crate::core::election::{Action, Election, GuardReport};
 use crate::core::event::{Command, Event};
 use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
-use crate::core::restart::Exit;
 use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
 use crate::guard::{self, ChildSpec, Guard, LastResort, Launch, Lost};
@@ -108,18 +107,7 @@ struct Shell {
 
 impl Shell {
     fn new(keeper: Keeper) -> Self {
-        let view = KeeperView {
-            name: keeper.name.to_string(),
-            role: keeper.election.role(),
-            token: None,
-            pid: None,
-            valid_until: None,
-            since: clock::wall(),
-            restarts: 0,
-            last_exit: None,
-            last_change: None,
-            holder: None,
-        };
+        let view = first_view(&keeper.name, clock::wall());
         Shell { keeper, slot: Slot::Empty, view, stale_view: true, holding: false }
     }
 
@@ -311,8 +299,7 @@ impl Shell {
             guard::Event::ExecFailed { stage, errno } => {
                 GuardReport::ExecFailed { stage: self.say_stage(stage), errno }
             }
-            guard::Event::Exited(guard::Exit::Code(code)) => GuardReport::Exited(Exit::Code(code)),
-            guard::Event::Exited(guard::Exit::Signal(signal)) => GuardReport::Exited(Exit::Signal(signal)),
+            guard::Event::Exited(exit) => GuardReport::Exited(exit),
             guard::Event::Stopping(guard::Why::Deadline) => GuardReport::Stopping,
             guard::Event::Stopping(guard::Why::Command | guard::Why::Orphaned) => return None,
             guard::Event::TreeDead { killed, last } => GuardReport::TreeDead { killed, last },

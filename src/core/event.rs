@@ -96,6 +96,18 @@ pub enum Said {
     Silent,
 }
 
+impl ElectionOutcome {
+    /// As metrics and log lines name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ElectionOutcome::Won => "won",
+            ElectionOutcome::Conflict => "conflict",
+            ElectionOutcome::NoQuorum => "no_quorum",
+            ElectionOutcome::Late => "late",
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Event {
     /// One per change; every line an operator reads about a role comes from here.

@@ -2,7 +2,8 @@
 //!
 //! No controller is needed, so it also works in the v2 hierarchy of a hybrid host.
 
-use super::sys::{self, Exit, Forked};
+use super::sys::{self, Forked};
+use crate::core::restart::Exit;
 use nix::sys::uio::pread;
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! Both ends are the same binary, so the version only catches a daemon that started something else.
 
-use super::sys::Exit;
+use crate::core::restart::Exit;
 use crate::core::time::Instant;
 pub use crate::core::timing::Deadlines;
 use std::time::Duration;

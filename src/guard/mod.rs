@@ -18,10 +18,10 @@ mod spec;
 mod sys;
 mod tree;
 
+pub use crate::core::restart::Exit;
 pub use daemon::{Guard, Launch, Lost, OWN_EXECUTABLE, Output};
 pub use frame::{Ack, Command, Deadlines, Event, Report, Seq, Stage, Why};
 pub use spec::{ChildSpec, LIMITS, Limit, limit_by_name};
-pub use sys::Exit;
 pub use tree::LastResort;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -17,9 +17,10 @@ use super::frame::{Ack, Arm, Command, Deadlines, Event, Order, Report, SIZE, Seq
 use super::setup::{self, Inherited};
 use super::spawn::{self, Failure, Job, Start};
 use super::spec::ChildSpec;
-use super::sys::{self, Exit};
+use super::sys;
 use super::tree::Walk;
 use crate::clock;
+use crate::core::restart::Exit;
 use crate::core::time::Instant;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};

@@ -1,19 +1,13 @@
 //! The system calls that have no safe wrapper: the only unsafe code of the crate.
 #![allow(unsafe_code)]
 
+use crate::core::restart::Exit;
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, Pid};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-/// How a process ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Exit {
-    Code(i32),
-    Signal(i32),
-}
 
 /// Which side of a fork this is.
 #[derive(Debug)]

@@ -195,10 +195,6 @@ impl World {
         self.guard(GuardReport::Acked { accepted: true });
     }
 
-    pub fn value(&self) -> Value {
-        self.election.value().expect("leading")
-    }
-
     /// Forgets what went out so far.
     pub fn forget(&mut self) {
         self.asked.clear();

@@ -1,7 +1,7 @@
 //! One attempt to be elected: a value, a proposal, at most three asks, and a bound on it all.
 
 use super::context::{Context, votes};
-use super::standby::{Bar, Standby};
+use super::standby::Bar;
 use super::term::Term;
 use super::{Change, State, Timer};
 use crate::core::event::{ElectionOutcome, Event, Reason, Said};
@@ -347,8 +347,7 @@ impl Attempt {
                 retry + cx.jitter(retry / 2)
             }
         };
-        let standby = Standby::new(Bar::None, now + delay);
-        Change::to(State::Standby(standby), Reason::NotElected(outcome)).with_votes(votes)
+        Change::to(State::standing_by(Bar::None, now + delay), Reason::NotElected(outcome)).with_votes(votes)
     }
 
     /// Releases the value on every node that may have it; a refusal proves that it has not.

@@ -35,7 +35,7 @@ mod release;
 mod standby;
 mod term;
 
-use super::event::{Command, ElectionOutcome, Event, Reason, Role, Said};
+use super::event::{Command, Event, Reason, Role, Said};
 use super::lease::{FencingToken, NodeId, Quorum, Value};
 use super::request::{Answer, FromNode, Held, NodeChange, Request, Ticket};
 use super::restart::{Exit, RestartRules};
@@ -165,12 +165,18 @@ enum Timer {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum State {
-    Standby(Standby),
-    Candidate(Attempt),
+    Standby(Box<Standby>),
+    Candidate(Box<Attempt>),
     Leader(Box<Term>),
-    Releasing(Release),
+    Releasing(Box<Release>),
     /// Drained.
     Stopped,
+}
+
+impl State {
+    fn standing_by(bar: Bar, look_at: Instant) -> State {
+        State::Standby(Box::new(Standby::new(bar, look_at)))
+    }
 }
 
 /// A change of state, with what there is to say about it.
@@ -222,7 +228,7 @@ impl Election {
     pub fn new(settings: Settings, seed: Seed, now: Instant) -> Self {
         Election {
             cx: Context::new(settings, seed),
-            state: State::Standby(Standby::new(Bar::None, now)),
+            state: State::standing_by(Bar::None, now),
             paused: false,
         }
     }
@@ -496,7 +502,7 @@ impl Election {
             After::Paused => Bar::Paused,
             After::Stopped => return State::Stopped,
         };
-        State::Standby(Standby::new(bar, now))
+        State::standing_by(bar, now)
     }
 
     fn resume(&mut self, now: Now) {
@@ -542,7 +548,7 @@ impl Election {
         };
         self.state = match next {
             Next::State(state) => state,
-            Next::Stand => State::Candidate(Attempt::start(&mut self.cx, now)),
+            Next::Stand => State::Candidate(Box::new(Attempt::start(&mut self.cx, now))),
         };
         if let State::Standby(standby) = &mut self.state
             && self.paused
@@ -571,18 +577,6 @@ impl Election {
         };
         if change.is_some() {
             self.apply(now, change);
-        }
-    }
-}
-
-/// The outcome of an election as metrics and log lines name it.
-impl ElectionOutcome {
-    pub fn name(self) -> &'static str {
-        match self {
-            ElectionOutcome::Won => "won",
-            ElectionOutcome::Conflict => "conflict",
-            ElectionOutcome::NoQuorum => "no_quorum",
-            ElectionOutcome::Late => "late",
         }
     }
 }

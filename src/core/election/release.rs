@@ -1,7 +1,7 @@
 //! Between the proof of death and standing by again: the lock is given back.
 
 use super::context::Context;
-use super::standby::{Bar, Standby};
+use super::standby::Bar;
 use super::{Action, Change, State, Timer};
 use crate::core::event::{Event, Reason, Said};
 use crate::core::lease::{FencingToken, NodeId, Value};
@@ -105,6 +105,6 @@ impl Release {
             After::Paused => Bar::Paused,
             After::Stopped => return Some(Change::to(State::Stopped, Reason::Released).with_votes(votes)),
         };
-        Some(Change::to(State::Standby(Standby::new(bar, now)), Reason::Released).with_votes(votes))
+        Some(Change::to(State::standing_by(bar, now), Reason::Released).with_votes(votes))
     }
 }

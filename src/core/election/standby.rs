@@ -99,7 +99,7 @@ impl Standby {
 
     /// Stands again from now on.
     pub fn lift_bar(&mut self, now: Instant, reason: Reason) -> Option<Change> {
-        Some(Change::to(State::Standby(Standby::new(Bar::None, now)), reason))
+        Some(Change::to(State::standing_by(Bar::None, now), reason))
     }
 
     fn is_looking(&self) -> bool {

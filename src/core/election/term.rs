@@ -552,6 +552,6 @@ impl Term {
             Phase::Stopping { after } | Phase::Killing { after } => *after,
         };
         let release = Release::begin(cx, now, self.lease.value, self.lease.token, after);
-        Some(Change::quietly(State::Releasing(release)))
+        Some(Change::quietly(State::Releasing(Box::new(release))))
     }
 }
