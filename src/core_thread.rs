@@ -3,8 +3,8 @@
 
 use crate::child;
 use crate::clock;
-use crate::config::{Config, KeeperConfig, LockConfig};
-use crate::core::election::{Election, Settings};
+use crate::config::{Config, KeeperConfig, LockConfig, RetryCount};
+use crate::core::election::{Election, Retry, Settings};
 use crate::core::event::Command;
 use crate::core::rng::Seed;
 use crate::guard::{ChildSpec, LastResort};
@@ -165,9 +165,15 @@ fn enlist(
     commands: mpsc::Receiver<Command>,
     shared: &Rc<Shared>,
 ) -> Keeper {
-    let (prefix, retry_delay) = match &config.lock {
-        LockConfig::Redis(redis) => (redis.key_prefix.as_str(), redis.retry_delay),
-        LockConfig::Local(_) => ("", RETRY_DELAY_LOCAL),
+    let (prefix, retry) = match &config.lock {
+        LockConfig::Redis(redis) => {
+            let count = match redis.retry_count {
+                RetryCount::Forever => None,
+                RetryCount::Times(times) => Some(times),
+            };
+            (redis.key_prefix.as_str(), Retry { count, delay: redis.retry_delay })
+        }
+        LockConfig::Local(_) => ("", Retry { count: None, delay: RETRY_DELAY_LOCAL }),
     };
     let lock_key = format!("{prefix}{}", settings.lock);
     let (sender, inbox) = mpsc::channel(INBOX);
@@ -182,7 +188,7 @@ fn enlist(
             timing: settings.timing,
             quorum: shared.engine.quorum(),
             restart: settings.restart.clone(),
-            retry_delay,
+            retry,
         },
         seed,
         clock::boot(),

@@ -14,6 +14,7 @@ use crate::{clock, output, systemd};
 use nix::sys::signal::SigSet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +24,8 @@ const PIPES: usize = 16 * 1024;
 const SIGNALS: usize = 16;
 /// What an earlier daemon's guards may still need before their leaves count as leftovers.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
+/// While another daemon has the control socket.
+const CONTROL_AGAIN: Duration = Duration::from_secs(1);
 /// For the last lines of children and log.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
@@ -84,7 +87,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
 
 struct Edge {
     host: Arc<str>,
-    socket: std::path::PathBuf,
+    socket: PathBuf,
     board: Arc<Board>,
     commands: mpsc::Sender<Command>,
     new_pipes: mpsc::Receiver<Pipe>,
@@ -98,7 +101,9 @@ impl Edge {
         let Edge { host, socket, board, commands, new_pipes, log, format, mut end } = self;
         let mut signals = watch_signals()?;
         let streams = tokio::spawn(read_output(new_pipes, log.clone(), format));
-        let ours = open_control(&socket, Api { board: Arc::clone(&board), host: Arc::clone(&host) }).await;
+        let control = Control { socket, api: Api { board: Arc::clone(&board), host: Arc::clone(&host) } };
+        let mut serving = Serving::default();
+        control.try_open(&mut serving).await;
         tracing::info!(
             host = &*host,
             keepers = board.keepers().len(),
@@ -111,6 +116,7 @@ impl Edge {
         let mut stopping = false;
         let result = loop {
             tokio::select! {
+                () = tokio::time::sleep(CONTROL_AGAIN), if serving.is_waiting() => control.try_open(&mut serving).await,
                 ended = &mut end => break ended.unwrap_or_else(|_| Err(io::Error::other("the core thread died"))),
                 Some(signal) = signals.recv() => {
                     let command = match signal {
@@ -131,34 +137,61 @@ impl Edge {
         };
         // The children's pipes end with their guards; what is buffered is still to be shown.
         let _ = tokio::time::timeout(LAST_WORDS, streams).await;
-        if ours {
+        if serving == Serving::Ours {
             // It may be gone already; a leftover is replaced at the next start.
-            let _ = std::fs::remove_file(&socket);
+            let _ = std::fs::remove_file(&control.socket);
         }
         if result.is_ok() {
-            tracing::info!("all keepers stopped, locks released");
+            tracing::info!("all keepers stopped");
         }
         log.flush(LAST_WORDS);
         result
     }
 }
 
-/// A socket that cannot be had costs the status, not the keepers.
-async fn open_control(socket: &std::path::Path, api: Api) -> bool {
-    let path = socket.display();
-    match http::bind(socket).await {
-        Ok(Bound::Ours(listener)) => {
-            tokio::spawn(http::serve(listener, api));
-            true
-        }
-        Ok(Bound::Taken(pid)) => {
-            tracing::warn!(%path, pid, "the control socket is taken by another keeperd; this one runs without");
-            false
-        }
-        Err(error) => {
-            tracing::warn!(%path, %error, "the control socket cannot be opened: no status from this daemon");
-            false
-        }
+/// The control socket. One that cannot be had costs the status, not the keepers.
+struct Control {
+    socket: PathBuf,
+    api: Api,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Serving {
+    #[default]
+    NotYet,
+    /// Another daemon has it; it is taken over when that one has gone.
+    Waiting,
+    Ours,
+    Never,
+}
+
+impl Serving {
+    fn is_waiting(self) -> bool {
+        self == Serving::Waiting
+    }
+}
+
+impl Control {
+    async fn try_open(&self, serving: &mut Serving) {
+        let path = self.socket.display();
+        *serving = match http::bind(&self.socket).await {
+            Ok(Bound::Ours(listener)) => {
+                if serving.is_waiting() {
+                    tracing::info!(%path, "the control socket is free and ours now");
+                }
+                tokio::spawn(http::serve(listener, self.api.clone()));
+                Serving::Ours
+            }
+            Ok(Bound::Taken(_)) if serving.is_waiting() => Serving::Waiting,
+            Ok(Bound::Taken(pid)) => {
+                tracing::warn!(%path, pid, "the control socket is taken by another keeperd; this one runs without until it is free");
+                Serving::Waiting
+            }
+            Err(error) => {
+                tracing::warn!(%path, %error, "the control socket cannot be opened: no status from this daemon");
+                Serving::Never
+            }
+        };
     }
 }
 

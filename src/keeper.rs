@@ -26,6 +26,8 @@ const LAST_RESORT_FIRST: Duration = Duration::from_millis(1);
 const LAST_RESORT_MAX: Duration = Duration::from_millis(10);
 /// A dismissed guard needs microseconds; one that takes this long is killed.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
+/// Frames of a guard taken before the timers get their turn: more than it ever has to say at once.
+const FRAMES_PER_TURN: usize = 64;
 /// When the edge was reading the view just then.
 const VIEW_AGAIN: Duration = Duration::from_millis(10);
 /// A loop that is this late has stopped turning, as far as the watchdog is concerned.
@@ -117,16 +119,28 @@ impl Shell {
             if self.keeper.election.is_stopped() {
                 break;
             }
-            match self.next_input().await {
-                Input::Node(from) => self.keeper.election.handle_node(clock::now(), from),
-                Input::Command(command) => self.keeper.election.handle_command(clock::now(), command),
-                Input::Guard(said) => self.guard_said(said),
-                Input::LastResort => self.last_resort(),
-                Input::Time => {}
+            let input = self.next_input().await;
+            self.take(input);
+            // After a freeze the guard's word is older than our timers, and explains them.
+            for _ in 0..FRAMES_PER_TURN {
+                let Some(said) = waiting_frame(&mut self.slot).await else { break };
+                self.carry_out();
+                self.guard_said(said);
             }
+            self.carry_out();
             self.keeper.election.handle_timeout(clock::now());
         }
         self.keeper.shared.board.promise_turn(self.keeper.place, None);
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Node(from) => self.keeper.election.handle_node(clock::now(), from),
+            Input::Command(command) => self.keeper.election.handle_command(clock::now(), command),
+            Input::Guard(said) => self.guard_said(said),
+            Input::LastResort => self.last_resort(),
+            Input::Time => {}
+        }
     }
 
     async fn next_input(&mut self) -> Input {
@@ -342,6 +356,7 @@ impl Shell {
             | Event::TreeDead { .. }
             | Event::TreeOutlivesLease
             | Event::ClockAhead { .. }
+            | Event::HolderSeen { .. }
             | Event::Released { .. } => {}
         }
         self.view.role = self.keeper.election.role();
@@ -373,6 +388,16 @@ impl Shell {
     }
 }
 
+/// What the guard has said already, without waiting.
+async fn waiting_frame(slot: &mut Slot) -> Option<Result<guard::Event, Lost>> {
+    let Slot::Guard(guard) = slot else { return None };
+    tokio::select! {
+        biased;
+        said = guard.recv() => Some(said),
+        () = std::future::ready(()) => None,
+    }
+}
+
 /// Cancel-safe: nothing is lost when another input comes first.
 async fn from_guard(slot: &mut Slot) -> Input {
     match slot {
@@ -396,7 +421,7 @@ pub fn first_view(name: &str, since: WallTime) -> KeeperView {
         since,
         restarts: 0,
         last_exit: None,
-        last_change: None,
+        last_change: Some(LastChange { at: since, reason: "keeperd has started".to_owned() }),
         holder: None,
     }
 }

@@ -7,9 +7,6 @@ use keeperd::{daemon, guard, lock, ops};
 use std::io;
 use std::process::exit;
 
-/// Exit code of a configuration error.
-const EXIT_CONFIG: i32 = 78;
-
 fn main() {
     // A guard or a releaser is this binary again; it must not come near threads, arguments or logging.
     guard::main_if_guard(lock::redis::releaser_main);
@@ -20,7 +17,7 @@ fn main() {
     }
     let config = config::load(&cli.config, &env).unwrap_or_else(|errors| {
         eprintln!("{errors}");
-        exit(EXIT_CONFIG);
+        exit(ops::check::EXIT_CONFIG);
     });
     match cli.command {
         Some(Command::Status { name, json }) => {

@@ -173,13 +173,13 @@ pub fn render_text(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8> {
     format!("{time}  INFO {keeper} {mark} {}\n", String::from_utf8_lossy(line)).into_bytes()
 }
 
-/// The same without a time, which the journal adds.
+/// The same with a priority, and without a time, which the journal adds.
 pub fn render_journald(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8> {
     let mark = match stream {
         Stream::Stdout => "|",
         Stream::Stderr => "!",
     };
-    format!("{keeper} {mark} {}\n", String::from_utf8_lossy(line)).into_bytes()
+    format!("<6>{keeper} {mark} {}\n", String::from_utf8_lossy(line)).into_bytes()
 }
 
 /// One JSON object a line.

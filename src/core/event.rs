@@ -1,6 +1,7 @@
 //! What the core says happened. Log, metrics and status are made of these; nothing else is.
 
 use super::lease::{FencingToken, NodeId};
+use super::request::Holder;
 use super::restart::Exit;
 use super::round::ExtensionOutcome;
 use std::time::Duration;
@@ -156,6 +157,10 @@ pub enum Event {
     ClockAhead {
         node: NodeId,
         ahead_us: u64,
+    },
+    /// A quorum of nodes names another holder than before; a keeperd if it is known.
+    HolderSeen {
+        holder: Option<Holder>,
     },
     /// Released; `confirmed` nodes have said so.
     Released {

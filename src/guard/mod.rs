@@ -33,7 +33,7 @@ use std::os::unix::ffi::OsStrExt;
 const GUARD_TITLE: &str = "keeperd: guard ";
 const RELEASER_TITLE: &str = "keeperd: releaser ";
 
-/// The first call in `main`, before arguments are parsed or a thread is started: plays the part that argv[0] names, and returns only
+/// The first call in `main`, before arguments are parsed or a thread is started: plays the part that `argv[0]` names, and returns only
 /// when it names none. `releaser` is run in a process of its own, with the bytes of [`Launch::releaser`] to read from; what it
 /// returns is the exit code.
 pub fn main_if_guard(releaser: fn(OwnedFd) -> i32) {

@@ -43,6 +43,18 @@ pub fn log(keeper: &str, nodes: &[String], event: &Event) {
             ahead_ms = ahead_us / 1000,
             "this host's clock is more than an hour ahead of the node's: set one of them right"
         ),
+        Event::HolderSeen { holder: Some(holder) } => {
+            tracing::info!(
+                keeper,
+                host = holder.host,
+                pid = holder.pid,
+                "standing by: it runs on {}",
+                holder.host
+            );
+        }
+        Event::HolderSeen { holder: None } => {
+            tracing::info!(keeper, "standing by: a client that is not keeperd holds the lock");
+        }
         Event::Released { confirmed, token } => {
             tracing::debug!(keeper, confirmed, token = token.0, "lock released");
         }

@@ -1,4 +1,4 @@
-//! HTTP over the control socket. For now it answers `GET /v1/status` and `POST /v1/drain`.
+//! HTTP over the control socket. For now it answers `GET /v1/status`.
 
 use super::board::Board;
 use super::status;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -144,9 +145,16 @@ fn write_lines(queue: &Receiver<Job>, waiting_bytes: &AtomicUsize, dropped: &Ato
     }
 }
 
+/// Makes a writer per event; for the journal each line begins with its syslog priority, which `journalctl -p` filters by.
+#[derive(Clone, Debug)]
+struct Events {
+    queue: LogQueue,
+    priorities: bool,
+}
+
 /// One event of tracing, written into the queue as a whole.
 #[derive(Debug)]
-pub struct LineWriter<'a> {
+struct LineWriter<'a> {
     queue: &'a LogQueue,
     line: Vec<u8>,
 }
@@ -172,27 +180,37 @@ impl Drop for LineWriter<'_> {
     }
 }
 
-impl<'a> MakeWriter<'a> for LogQueue {
+impl<'a> MakeWriter<'a> for Events {
     type Writer = LineWriter<'a>;
     fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter { queue: self, line: Vec::new() }
+        LineWriter { queue: &self.queue, line: Vec::new() }
     }
 
-    fn make_writer_for(&'a self, _: &tracing::Metadata<'_>) -> LineWriter<'a> {
-        self.make_writer()
+    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> LineWriter<'a> {
+        let mut writer = self.make_writer();
+        if self.priorities {
+            writer.line.extend_from_slice(match *meta.level() {
+                Level::ERROR => b"<3>",
+                Level::WARN => b"<4>",
+                Level::INFO => b"<6>",
+                Level::DEBUG | Level::TRACE => b"<7>",
+            });
+        }
+        writer
     }
 }
 
 /// Makes `queue` the place where all events of the process go.
 pub fn install(queue: &LogQueue, format: Format, level: LevelFilter) {
+    let events = Events { queue: queue.clone(), priorities: format == Format::Journald };
     let base = tracing_subscriber::fmt()
-        .with_writer(queue.clone())
+        .with_writer(events)
         .with_max_level(level)
         .with_ansi(false)
         .with_target(false);
     match format {
         Format::Text => base.init(),
         Format::Json => base.json().flatten_event(true).init(),
-        Format::Journald => base.without_time().init(),
+        Format::Journald => base.without_time().with_level(false).init(),
     }
 }

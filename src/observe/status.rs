@@ -58,6 +58,8 @@ pub struct Node {
     pub state: String,
     pub rtt_us: Option<u64>,
     pub quarantine_remaining_ms: Option<u64>,
+    /// Why it does not serve, and what to do; beyond the contract, which it leaves as it is.
+    pub reason: Option<String>,
 }
 
 /// The document as of now.
@@ -105,6 +107,7 @@ fn node(node: NodeStatus) -> Node {
         state: node.state.name().to_owned(),
         rtt_us: node.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         quarantine_remaining_ms: node.quarantine_remaining.map(millis),
+        reason: node.reason,
     }
 }
 

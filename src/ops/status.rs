@@ -59,6 +59,12 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     for node in &status.nodes {
         let rtt = node.rtt_us.map_or("-".into(), |us| format!("{us} µs"));
         writeln!(out, "{:<50} {:<12} {:>10}", node.address, node.state, rtt)?;
+        if let Some(ms) = node.quarantine_remaining_ms {
+            writeln!(out, "    votes again in {:.1} s", ms as f64 / 1000.0)?;
+        }
+        if let Some(reason) = &node.reason {
+            writeln!(out, "    {reason}")?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A hand-driven world around one election: time stands still until a test moves it, nodes answer what the test says.
 
-use keeperd::core::election::{Action, Election, GuardReport, Settings};
+use keeperd::core::election::{Action, Election, GuardReport, Retry, Settings};
 use keeperd::core::event::{Command, Event, Reason, Role};
 use keeperd::core::lease::{FencingToken, NodeId, Quorum, Value};
 use keeperd::core::request::{
@@ -44,7 +44,12 @@ impl World {
     pub fn new(rules: RestartRules) -> World {
         let ttl = Duration::from_secs(2);
         let timing = Timing::new(ttl, Timing::default_stop_timeout(ttl)).expect("the default fits");
-        let settings = Settings { timing, quorum: Quorum::of(3), restart: rules, retry_delay: ms(200) };
+        let settings = Settings {
+            timing,
+            quorum: Quorum::of(3),
+            restart: rules,
+            retry: Retry { count: Some(3), delay: ms(200) },
+        };
         let now = Instant::from_nanos(1_000_000_000_000);
         let mut world = World {
             election: Election::new(settings, Seed(7), now),

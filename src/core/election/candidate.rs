@@ -328,6 +328,7 @@ impl Attempt {
             return self.fail(cx, now.boot, ElectionOutcome::Late);
         };
         cx.split.reset();
+        cx.retries = 0;
         let votes = self.votes();
         cx.emit(Event::Elected { outcome: ElectionOutcome::Won, votes: votes.clone() });
         let term = Term::begin(cx, now.boot, lease, self.started, valid_until, start_by);
@@ -341,11 +342,8 @@ impl Attempt {
         self.withdraw(cx, now);
         let delay = match outcome {
             ElectionOutcome::Won => unreachable!("a won attempt does not fail"),
-            ElectionOutcome::Conflict => cx.split.next_full(&mut cx.rng),
-            ElectionOutcome::NoQuorum | ElectionOutcome::Late => {
-                let retry = cx.settings.retry_delay;
-                retry + cx.jitter(retry / 2)
-            }
+            ElectionOutcome::Conflict if !self.met_legacy() => cx.split.next_full(&mut cx.rng),
+            ElectionOutcome::Conflict | ElectionOutcome::NoQuorum | ElectionOutcome::Late => cx.retry_pause(),
         };
         Change::to(State::standing_by(Bar::None, now + delay), Reason::NotElected(outcome)).with_votes(votes)
     }
@@ -366,6 +364,12 @@ impl Attempt {
             .filter(|node| self.grants.contains(*node) || !refused(*node))
             .collect();
         cx.release_at(now, self.value, nodes.into_iter());
+    }
+
+    /// A value without a keeperd behind it stood in the way: its owner polls.
+    fn met_legacy(&self) -> bool {
+        let (Phase::Acquire(round) | Phase::Split { last: round, .. }) = &self.phase else { return false };
+        round.count(|answer| matches!(answer, AcquireAnswer::Held(held) if held.holder.is_none())) > 0
     }
 
     fn votes(&self) -> Vec<(NodeId, Said)> {

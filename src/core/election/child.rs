@@ -130,9 +130,9 @@ impl Term {
             GuardReport::Acked { accepted } => {
                 self.guard.acknowledged();
                 // It latched before we knew: it is stopping at its own deadline.
-                if accepted { None } else { self.stop(cx, now, Reason::GuardStopped, After::Stand) }
+                if accepted { None } else { self.stop(cx, now, Reason::GuardStopped, After::GiveWay) }
             }
-            GuardReport::Stopping => self.stop(cx, now, Reason::LeaseEnding, After::Stand),
+            GuardReport::Stopping => self.stop(cx, now, Reason::LeaseEnding, After::GiveWay),
             GuardReport::Started { pid } => {
                 self.child = Child::Running { pid, since: now };
                 cx.emit(Event::ChildStarted { pid, token: self.lease.token });
@@ -237,10 +237,10 @@ impl Term {
     }
 
     pub fn stop_at(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
-        self.stop(cx, now, Reason::LeaseEnding, After::Stand)
+        self.stop(cx, now, Reason::LeaseEnding, After::GiveWay)
     }
 
     pub fn kill_at(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
-        self.kill(cx, now, Reason::LeaseEnding, After::Stand)
+        self.kill(cx, now, Reason::LeaseEnding, After::GiveWay)
     }
 }

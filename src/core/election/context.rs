@@ -1,6 +1,6 @@
 //! What every state of an election needs: the settings, the nodes that serve, the outbox.
 
-use super::{Action, Settings};
+use super::{Action, Retry, Settings};
 use crate::core::backoff::Backoff;
 use crate::core::event::{Event, Said};
 use crate::core::lease::{FencingToken, NodeId, NodeMap, Value};
@@ -24,6 +24,8 @@ pub(super) struct Context {
     pub serving: NodeMap<()>,
     pub rng: Rng,
     pub split: Backoff,
+    /// Attempts that failed in a row against legacy holders or for want of a quorum.
+    pub retries: u32,
     pub restarts: Restarts,
     /// Largest token any node has shown.
     pub token_seen: FencingToken,
@@ -44,6 +46,7 @@ impl Context {
             serving: NodeMap::default(),
             rng: Rng::new(seed),
             split: Backoff::new(SPLIT_FIRST, SPLIT_MAX),
+            retries: 0,
             restarts,
             token_seen: FencingToken(0),
             wall_cap: None,
@@ -124,6 +127,22 @@ impl Context {
     pub fn proposal(&mut self, now: Now) -> FencingToken {
         let wall = self.wall_cap.take().unwrap_or(now.wall);
         self.token_seen.next().max(FencingToken(wall.as_micros())).min(FencingToken::MAX)
+    }
+
+    /// Hints may be lost; this is how long a standby can be wrong about a lock.
+    pub fn poll_every(&self) -> Duration {
+        self.settings.timing.ttl() / 2
+    }
+
+    /// The pause after an attempt that failed against a legacy holder or for want of a quorum.
+    pub fn retry_pause(&mut self) -> Duration {
+        let Retry { count, delay } = self.settings.retry;
+        if count.is_some_and(|count| self.retries >= count) {
+            self.retries = 0;
+            return self.poll_every().max(delay);
+        }
+        self.retries = self.retries.saturating_add(1);
+        delay + self.jitter(delay / 2)
     }
 
     pub fn jitter(&mut self, span: Duration) -> Duration {

@@ -59,8 +59,17 @@ pub struct Settings {
     pub timing: Timing,
     pub quorum: Quorum,
     pub restart: RestartRules,
-    /// Pause before standing again when there was no quorum; half of it is added as jitter.
-    pub retry_delay: Duration,
+    /// Against legacy holders or a missing quorum, never between keeperds.
+    pub retry: Retry,
+}
+
+/// Attempts after a failed one, as the npm package has them; afterwards a candidate waits for the next poll.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Retry {
+    /// `None`: for ever.
+    pub count: Option<u32>,
+    /// Half of it is added as jitter.
+    pub delay: Duration,
 }
 
 /// What is to be done. Order matters.
@@ -244,7 +253,8 @@ impl Election {
             },
             State::Candidate(_) => Role::Candidate,
             State::Leader(term) => term.role(),
-            State::Releasing(_) | State::Stopped => Role::SteppingDown,
+            State::Releasing(_) => Role::SteppingDown,
+            State::Stopped => Role::Standby,
         }
     }
 
@@ -497,6 +507,7 @@ impl Election {
     fn idle(now: Instant, after: After) -> State {
         let bar = match after {
             After::Stand => Bar::None,
+            After::GiveWay => Bar::StayOut { until: now + release::HEAD_START },
             After::StayOut => Bar::StayOut { until: now + release::STAY_OUT },
             After::Cooldown { until } => Bar::Cooldown { until },
             After::Paused => Bar::Paused,
@@ -556,7 +567,7 @@ impl Election {
             standby.bar = Bar::Paused;
         }
         let to = self.role();
-        if from != to || self.is_stopped() {
+        if from != to {
             let token = self.token().or(token);
             let lease_left = self.valid_until().map(|until| until.since(now.boot));
             self.cx.emit(Event::RoleChanged { from, to, reason, token, votes, lease_age, lease_left });

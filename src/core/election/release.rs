@@ -12,12 +12,16 @@ use std::time::Duration;
 
 /// How long a host that handed over stays out when nobody takes the lock.
 pub(super) const STAY_OUT: Duration = Duration::from_secs(10);
+/// A host that could not hold its lease lets the others try first; alone, it hardly notices.
+pub(super) const HEAD_START: Duration = Duration::from_millis(500);
 
 /// What follows the release, from the weakest to the strongest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) enum After {
     /// Stand again at once.
     Stand,
+    /// Stand again soon: this host could not hold its lease.
+    GiveWay,
     /// Let another host have it.
     StayOut,
     Cooldown {
@@ -100,6 +104,7 @@ impl Release {
         let votes = super::context::votes(&self.round, |()| Said::Ok);
         let bar = match self.after {
             After::Stand => Bar::None,
+            After::GiveWay => Bar::StayOut { until: now + HEAD_START },
             After::StayOut => Bar::StayOut { until: now + STAY_OUT },
             After::Cooldown { until } => Bar::Cooldown { until },
             After::Paused => Bar::Paused,

@@ -2,7 +2,7 @@
 
 use super::context::{Context, look_votes};
 use super::{Change, State, Timer};
-use crate::core::event::{Reason, Said};
+use crate::core::event::{Event, Reason, Said};
 use crate::core::lease::NodeId;
 use crate::core::request::{Held, LookAnswer, Request, RoundId};
 use crate::core::round::Round;
@@ -162,10 +162,16 @@ impl Standby {
         let first = !self.concluded;
         self.concluded = true;
         self.last_votes = look_votes(look);
-        cx.seen = holder(look, quorum);
-        if cx.seen.is_some() {
+        let seen = holder(look, quorum);
+        let news =
+            seen.as_ref().is_some_and(|held| cx.seen.as_ref().is_none_or(|old| old.value != held.value));
+        cx.seen = seen;
+        if let Some(held) = cx.seen.clone() {
             // Somebody was elected: the contention is over.
             cx.split.reset();
+            if news {
+                cx.emit(Event::HolderSeen { holder: held.holder });
+            }
         }
         if free >= quorum {
             return self.found_free(cx, now);
@@ -188,7 +194,7 @@ impl Standby {
         match self.bar {
             Bar::None => Some(Change::stand()),
             Bar::StayOut { .. } | Bar::Cooldown { .. } | Bar::Paused => {
-                self.look_at = now + poll_every(cx);
+                self.look_at = now + cx.poll_every();
                 None
             }
         }
@@ -196,7 +202,7 @@ impl Standby {
 
     /// When a quorum may have expired: the Q-th smallest of what is left, after the look was sent.
     fn wake_at(&self, cx: &mut Context, now: Instant) -> Instant {
-        let poll = poll_every(cx);
+        let poll = cx.poll_every();
         let Some(look) = &self.look else { return now + poll };
         let mut left: Vec<Duration> = look
             .said()
@@ -210,11 +216,6 @@ impl Standby {
         let until_free = left.get(cx.settings.quorum.size() - 1).map(|left| *left + EXPIRY_GRAIN);
         now + until_free.map_or(poll, |left| left.min(poll)) + cx.jitter(EXPIRY_JITTER)
     }
-}
-
-/// Hints may be lost; this is how long a standby can be wrong about a lock.
-fn poll_every(cx: &Context) -> Duration {
-    cx.settings.timing.ttl() / 2
 }
 
 /// The value a quorum of nodes is held by, if one is.

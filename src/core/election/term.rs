@@ -391,7 +391,7 @@ impl Term {
 
     fn foreign(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         self.extension.care = Care::Lost;
-        self.kill(cx, now, Reason::Foreign, After::Stand)
+        self.kill(cx, now, Reason::Foreign, After::GiveWay)
     }
 
     /// Tells the guard a new validity, larger or smaller, before anybody relies on it.

@@ -1,6 +1,6 @@
 //! Redlock over a quorum of independent Redis nodes.
 //!
-//! One actor per node ([`node`]) owns one connection ([`link`]); keepers reach all of them through [`Nodes`]. Every rule that must hold at
+//! One actor per node (`node`) owns one connection (`link`); keepers reach all of them through [`Nodes`]. Every rule that must hold at
 //! the node is decided there, by a script; every decision over several nodes is the core's. Here is only what lies between: who is connected,
 //! what time it is there, who is told what.
 
