@@ -58,7 +58,7 @@ fn run_trial(args: &[String]) -> ! {
 
 fn play(name: &str, seed: u64, dir: &Path, id: &str) -> Step<String> {
     let scenario = scenarios::all().into_iter().find(|s| s.name == name).expect("a known scenario");
-    let mut trial = Trial::new(id.into(), dir, seed)?;
+    let mut trial = Trial::new(id.into(), dir, clock::Chance::named(seed, name))?;
     let told = (scenario.story)(&mut trial).and_then(|()| trial.finish());
     trial.remove_groups();
     if told.is_err() {

@@ -103,13 +103,13 @@ pub struct Trial {
 }
 
 impl Trial {
-    pub fn new(id: String, dir: &Path, seed: u64) -> Step<Self> {
+    pub fn new(id: String, dir: &Path, chance: Chance) -> Step<Self> {
         let nemesis = OpenOptions::new().append(true).create(true).open(dir.join("nemesis.log"))?;
         Ok(Self {
             groups: Groups::of_trial(&id),
             id,
             dir: dir.into(),
-            chance: Chance::seeded(seed),
+            chance,
             setup: Setup::default(),
             nodes: Vec::new(),
             links: BTreeMap::new(),
