@@ -31,6 +31,7 @@ pub struct Start {
     pub naive: bool,
     /// Nobody reads the daemon's log.
     pub deaf_stderr: bool,
+    pub log_level: &'static str,
 }
 
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Daemon {
         } else {
             Command::new(binary())
         };
-        command.arg("--config").arg(&config).current_dir(dir);
+        command.arg("--config").arg(&config).args(["--log-level", start.log_level]).current_dir(dir);
         for name in ["NOTIFY_SOCKET", "REDIS_NODES", "REDIS_LOCK_TTL_MS", "KEEPERD_CONFIG", "KEEPERD_CGROUP"]
         {
             command.env_remove(name);

@@ -53,6 +53,7 @@ pub struct Setup {
     /// Each host is told of one node only, its own: the mistake that the checker must see.
     pub disjoint: bool,
     pub deaf_stderr: bool,
+    pub log_level: &'static str,
     /// The textbook's daemon in the place of keeperd, for a control.
     pub naive: bool,
 }
@@ -76,6 +77,7 @@ impl Default for Setup {
             cgroup: true,
             disjoint: false,
             deaf_stderr: false,
+            log_level: "info",
             naive: false,
         }
     }
@@ -134,6 +136,11 @@ impl Trial {
         self.first_child()
     }
 
+    /// What a daemon has logged so far.
+    pub fn log_of(&self, host: &str) -> Step<String> {
+        Ok(std::fs::read_to_string(self.dir.join(format!("daemon-{host}.log")))?)
+    }
+
     pub fn prepare(&mut self, setup: Setup) -> Step {
         for name in ('A'..='Z').take(setup.nodes) {
             self.nodes.push(Node::plan(name, &self.id, &self.dir)?);
@@ -174,6 +181,7 @@ impl Trial {
             config: self.config_of(host),
             cgroup: self.setup.cgroup,
             deaf_stderr: self.setup.deaf_stderr,
+            log_level: self.setup.log_level,
             naive: self.setup.naive,
         };
         let spawn = || Daemon::start(&self.id, &self.dir, &start);
