@@ -97,6 +97,9 @@ fn parent_in_stat(stat: &[u8]) -> Option<i32> {
 }
 
 /// Calls `visit` with the pid of each child of each thread of `parent`.
+///
+/// # Errors
+/// Also when a thread ended meanwhile, after all others were visited: its children may have gone to one that was listed before.
 fn each_child(
     parent: i32,
     entries: &mut [u8; 4096],
@@ -104,10 +107,11 @@ fn each_child(
     mut visit: impl FnMut(i32),
 ) -> nix::Result<()> {
     let tasks = open_directory(&Path::new(format_args!("/proc/{parent}/task")))?;
+    let mut complete = Ok(());
     loop {
         let length = sys::directory_entries(&tasks, entries)?;
         if length == 0 {
-            return Ok(());
+            return complete;
         }
         let mut rest = &entries[..length];
         // struct linux_dirent64: inode 8, offset 8, record length 2, type 1, then the name with a NUL
@@ -115,7 +119,9 @@ fn each_child(
             let record = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
             let name = rest[19..record].split(|b| *b == 0).next().unwrap_or_default();
             if let Some(thread) = std::str::from_utf8(name).ok().and_then(|n| n.parse::<i32>().ok()) {
-                children_of_thread(&tasks, thread, text, &mut visit)?;
+                if let Err(error) = children_of_thread(&tasks, thread, text, &mut visit) {
+                    complete = Err(error);
+                }
             }
             rest = &rest[record..];
         }
@@ -244,10 +250,12 @@ mod tests {
         let mut walk = Walk::new();
         let mut seen = BTreeSet::new();
         let me = getpid().as_raw();
-        each_child(me, &mut walk.entries, &mut walk.text, |pid| {
+        // Other tests' threads come and go; a list is complete when none did.
+        while each_child(me, &mut walk.entries, &mut walk.text, |pid| {
             seen.insert(pid.cast_unsigned());
         })
-        .expect("the kernel lists children");
+        .is_err()
+        {}
         for child in &mut children {
             assert!(seen.contains(&child.id()));
             child.kill().expect("it is ours");

@@ -121,7 +121,7 @@ fn no_such_command_anywhere(t: &mut Trial) -> Step {
 
 /// The name of the command that is missing stands in the log.
 fn says_why(t: &mut Trial, host: &str) -> Step {
-    let log = std::fs::read_to_string(t.dir().join(format!("daemon-{host}.log")))?;
+    let log = t.log_of(host)?;
     check(log.contains("/nonexistent/keeper"), format!("the log of {host} does not name the missing command"))
 }
 
