@@ -144,23 +144,29 @@ pub struct Lease {
     pub token: FencingToken,
     quorum: Quorum,
     vote_ends: NodeMap<Instant>,
+    /// When the question was sent that a node answered with *gone* or *foreign*: no older yes counts any more.
+    lost: NodeMap<Instant>,
 }
 
 impl Lease {
     pub fn new(value: Value, token: FencingToken, quorum: Quorum) -> Self {
-        Lease { value, token, quorum, vote_ends: NodeMap::default() }
+        Lease { value, token, quorum, vote_ends: NodeMap::default(), lost: NodeMap::default() }
     }
 
-    /// Counts a yes of `node` to a request sent at `sent`. An older answer never shortens a newer one.
+    /// Counts a yes of `node` to a request sent at `sent`. An older answer never shortens a newer one, and never revives a vote.
     pub fn add_vote(&mut self, node: NodeId, sent: Instant, timing: &Timing) {
+        if self.lost.get(node).is_some_and(|lost| sent <= *lost) {
+            return;
+        }
         let ends = timing.vote_ends(sent);
         let newest = self.vote_ends.get(node).map_or(ends, |vote| ends.max(*vote));
         self.vote_ends.insert(node, newest);
     }
 
-    /// Forgets the vote of a node that lost it or gave it to somebody else.
-    pub fn drop_vote(&mut self, node: NodeId) {
+    /// Forgets the vote of a node that lost it or gave it to somebody else, as it answered to a request sent at `sent`.
+    pub fn drop_vote(&mut self, node: NodeId, sent: Instant) {
         self.vote_ends.remove(node);
+        self.lost.insert(node, sent);
     }
 
     pub fn votes(&self) -> usize {

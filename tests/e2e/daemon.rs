@@ -56,7 +56,8 @@ impl Daemon {
         } else {
             Command::new(binary())
         };
-        command.arg("--config").arg(&config).args(["--log-level", start.log_level]).current_dir(dir);
+        let level = std::env::var("E2E_LOG_LEVEL").unwrap_or_else(|_| start.log_level.to_owned());
+        command.arg("--config").arg(&config).args(["--log-level", &level]).current_dir(dir);
         for name in ["NOTIFY_SOCKET", "REDIS_NODES", "REDIS_LOCK_TTL_MS", "KEEPERD_CONFIG", "KEEPERD_CGROUP"]
         {
             command.env_remove(name);

@@ -242,7 +242,9 @@ impl Term {
         let extended = self.extension.recent.contains(&ticket.round);
         match &answer {
             Some(ExtendAnswer::Ok) if extended => self.lease.add_vote(node, ticket.sent, &cx.settings.timing),
-            Some(ExtendAnswer::Gone | ExtendAnswer::Foreign(_)) if current => self.lease.drop_vote(node),
+            Some(ExtendAnswer::Gone | ExtendAnswer::Foreign(_)) if current => {
+                self.lease.drop_vote(node, ticket.sent);
+            }
             Some(
                 ExtendAnswer::Ok
                 | ExtendAnswer::Kept
