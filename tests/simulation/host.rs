@@ -14,7 +14,7 @@ use crate::dice::Dice;
 use crate::guard::Frame;
 use crate::mutants::Mutant;
 use crate::say;
-use crate::setup::{Kind, Setup, nanos};
+use crate::setup::{Kind, Setup};
 use crate::unwanted::Unwanted;
 use crate::world::{Ev, World, id};
 use std::time::Duration;
@@ -424,9 +424,5 @@ impl World {
 
     pub fn is_holding(&self, h: usize) -> bool {
         self.hosts[h].daemon.as_ref().is_some_and(|daemon| daemon.holding)
-    }
-
-    pub fn attempt_gap(&self) -> Nanos {
-        nanos(self.setup.timing.retry_gap())
     }
 }

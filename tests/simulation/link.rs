@@ -75,6 +75,8 @@ pub struct Link {
     due_set: bool,
     tick_set: bool,
     quarantined: bool,
+    /// Bytes were lost for good: nothing passes any more, and the kernels find out in a while.
+    broken: bool,
     backoff: Nanos,
     since: Nanos,
     heard: Nanos,
@@ -96,9 +98,6 @@ impl Link {
         self.phase == Phase::Serving
     }
 
-    pub fn flights(&self) -> usize {
-        self.flights.len()
-    }
 }
 
 #[derive(Debug)]
@@ -172,9 +171,8 @@ impl World {
         let slow = if now < link.slow_until { link.slow_by } else { 0 };
         let (letter, epoch, run) = (id(l), link.epoch, link.run);
         let leaves = now.max(link.cut_there);
-        if leaves - now > DEAD_PEER {
-            self.strain(l);
-            return; // never acknowledged: the kernel gives up before the wire comes back
+        if link.broken || leaves - now > DEAD_PEER {
+            return self.breaks(l); // never acknowledged: the kernel gives up before the wire comes back
         }
         let at = (leaves + way + slow).max(link.last_there + 1);
         link.last_there = at;
@@ -193,13 +191,28 @@ impl World {
             return; // nobody is on that connection any more
         }
         let leaves = now.max(link.cut_back);
-        if leaves - now > DEAD_PEER {
-            return;
+        if link.broken || leaves - now > DEAD_PEER {
+            return self.breaks(l);
         }
         let at = (leaves + way).max(link.last_back + 1);
         link.last_back = at;
         let letter = self.post(Letter::ToHost { link: id(l), epoch, news });
         self.push(at, Ev::ToHost { letter });
+    }
+
+    fn breaks(&mut self, l: usize) {
+        let link = &mut self.links[l];
+        if !link.broken {
+            link.broken = true;
+            let (at, epoch) = (self.now + DEAD_PEER, link.epoch);
+            self.push(at, Ev::Broken { link: id(l), epoch });
+        }
+    }
+
+    pub fn broken(&mut self, l: usize, epoch: u32) {
+        if self.links[l].epoch == epoch {
+            self.give_up(l, "nothing is acknowledged any more");
+        }
     }
 
     /// Something is wrong with this link: from now on it is pinged, until it has been quiet and well.
@@ -228,6 +241,7 @@ impl World {
         link.offset = None;
         link.due_set = false;
         link.tick_set = false;
+        link.broken = false;
         (link.last_there, link.last_back, link.held_there) = (self.now, self.now, 0);
         let epoch = link.epoch;
         let sent = self.local(h);

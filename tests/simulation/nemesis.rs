@@ -50,6 +50,9 @@ impl World {
         }
         let fault = self.draw();
         self.strike(fault, 0);
+        // What a disk would hold if the machine went down a while later.
+        let saved = self.dice.pick(self.setup.nodes);
+        self.nodes[saved].saved = self.nodes[saved].data;
         // Faults come in swarms: the interesting ones need two or three at once.
         let mean = if self.dice.chance(350) { self.setup.ttl() / 8 } else { self.setup.fault_every };
         let at = self.now + self.dice.exp(mean) + MS;

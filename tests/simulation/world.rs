@@ -35,6 +35,7 @@ pub enum Ev {
     FlightsDue { link: u8, epoch: u32 },
     Open { link: u8, life: u32 },
     OpenDue { link: u8, epoch: u32 },
+    Broken { link: u8, epoch: u32 },
     QuarantineOver { link: u8, epoch: u32 },
     Tick { link: u8, epoch: u32 },
     LastResort { host: u8, life: u32 },
@@ -50,7 +51,6 @@ pub enum Ev {
     DaemonEnds { host: u8, life: u32 },
     NodeStarts { node: u8, run: u32, data: Kept },
     ClockRuns { node: u8 },
-    Save { node: u8 },
     HandDel { node: u8 },
     Legacy { client: u8, what: LegacyEvent },
     Nemesis,
@@ -244,6 +244,7 @@ impl World {
             | Ev::FlightsDue { .. }
             | Ev::Open { .. }
             | Ev::OpenDue { .. }
+            | Ev::Broken { .. }
             | Ev::QuarantineOver { .. }
             | Ev::Tick { .. }
             | Ev::LastResort { .. } => self.happen_to_daemon(ev),
@@ -260,7 +261,6 @@ impl World {
             Ev::DaemonEnds { host, life } => self.daemon_ends(host as usize, life),
             Ev::NodeStarts { node, run, data } => self.node_starts(node as usize, run, data),
             Ev::ClockRuns { node } => self.clock_runs(node as usize),
-            Ev::Save { node } => self.nodes[node as usize].saved = self.nodes[node as usize].data,
             Ev::HandDel { node } => self.hand_del(node as usize),
             Ev::Legacy { client, what } => self.legacy_happens(client as usize, what),
             Ev::Nemesis => self.nemesis_strikes(),
@@ -285,6 +285,7 @@ impl World {
             Ev::Unsent { link, .. }
             | Ev::Pretend { link, .. }
             | Ev::Open { link, .. }
+            | Ev::Broken { link, .. }
             | Ev::QuarantineOver { link, .. }
             | Ev::Tick { link, .. } => (of_link(link), 6),
             Ev::LastResort { host, .. } => (host as usize, 0),
@@ -308,6 +309,7 @@ impl World {
             Ev::FlightsDue { link, epoch } => self.flights_due(link as usize, epoch),
             Ev::Open { link, life } => self.open(link as usize, life),
             Ev::OpenDue { link, epoch } => self.open_due(link as usize, epoch),
+            Ev::Broken { link, epoch } => self.broken(link as usize, epoch),
             Ev::QuarantineOver { link, epoch } => self.quarantine_over(link as usize, epoch),
             Ev::Tick { link, epoch } => self.tick(link as usize, epoch),
             Ev::LastResort { life, .. } => self.last_resort(host, life),
