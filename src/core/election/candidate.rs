@@ -47,6 +47,8 @@ pub(super) struct Attempt {
     proposal: FencingToken,
     started: Instant,
     ends: Instant,
+    /// Answers to older rounds are about a value that was given up.
+    first_round: RoundId,
     asks: u32,
     raises: u32,
     /// The first request ever sent for this value to each node (R8).
@@ -66,6 +68,7 @@ impl Attempt {
             started + cx.settings.timing.node_timeout(),
             &Request::Acquire { value, proposal, deadline: ends },
         );
+        let first_round = round.ticket.round;
         let mut first_sent = NodeMap::default();
         for (node, ()) in cx.serving.iter() {
             first_sent.insert(node, started);
@@ -75,6 +78,7 @@ impl Attempt {
             proposal,
             started,
             ends,
+            first_round,
             asks: 1,
             raises: 0,
             first_sent,
@@ -100,6 +104,9 @@ impl Attempt {
         ticket: Ticket,
         answer: AcquireAnswer,
     ) -> Option<Change> {
+        if ticket.round < self.first_round {
+            return None;
+        }
         self.take_grant(cx, now.boot, node, ticket.sent, &answer);
         let (Phase::Acquire(round) | Phase::Split { last: round, .. }) = &mut self.phase else {
             return None;

@@ -445,6 +445,10 @@ impl Term {
         sent: Instant,
         answer: RepairAnswer,
     ) {
+        // Of an earlier term: that value is released.
+        if sent < self.elected_from {
+            return;
+        }
         match answer {
             RepairAnswer::Repaired => {
                 self.repairs.remove(node);
