@@ -336,6 +336,9 @@ impl World {
             self.push(self.now + MS, Ev::Again { fault: Fault::KillDaemon { host: id(h) }, tries: 0 });
             say!(self, format!("g{g}"), "is starved while it forks");
         }
+        if self.dice.chance(3) && !self.healed {
+            exec += self.dice.below(self.setup.ttl() / 2); // the forked process is starved, the guard is not
+        }
         self.push(exec, Ev::Exec { guard: number(g), birth });
         true
     }
@@ -478,6 +481,10 @@ impl World {
         let ignores = self.dice.chance(self.setup.child.ignores_term);
         let patience = nanos(self.setup.timing.stop_timeout());
         let takes = if self.dice.coin() { self.dice.scale(MS, patience * 2) } else { self.dice.dying() };
+        if (ignores || takes > patience) && self.dice.chance(40) && !self.healed {
+            let host = id(self.guards[g].host);
+            self.push(self.now + MS, Ev::Again { fault: Fault::Hang { host, guard: true }, tries: 0 });
+        }
         let guard = &mut self.guards[g];
         let Some(main) = &mut guard.main else { return };
         if ignores && main.phase == Phase::Runs {

@@ -13,6 +13,7 @@ use crate::coverage::Mark;
 use crate::dice::Dice;
 use crate::guard::Frame;
 use crate::mutants::Mutant;
+use crate::nemesis::Fault;
 use crate::say;
 use crate::setup::{Kind, Setup};
 use crate::unwanted::Unwanted;
@@ -52,7 +53,9 @@ pub struct Daemon {
     pub holding: bool,
     pub unwanted: Vec<Unwanted>,
     timer_at: Nanos,
-    actions: usize,
+    /// What the attempt has come to, for marks.
+    asked_value: Option<Value>,
+    raised: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,7 +132,8 @@ impl World {
             holding: false,
             unwanted: (0..self.setup.nodes).map(|_| Unwanted::default()).collect(),
             timer_at: NEVER,
-            actions: 0,
+            asked_value: None,
+            raised: false,
         }));
         let life = host.lives;
         say!(self, format!("h{h}"), "daemon starts");
@@ -233,7 +237,6 @@ impl World {
             self.violated("queues are bounded", || format!("h{h} has {actions} actions at once"));
         }
         let Some(daemon) = self.daemon(h) else { return };
-        daemon.actions = daemon.actions.max(actions);
         let (holding, stopped, life) =
             (daemon.election.is_holding(), daemon.election.is_stopped(), daemon.life);
         if holding != daemon.holding {
@@ -292,8 +295,27 @@ impl World {
         if let Some(mark) = mark {
             self.mark(mark);
         }
+        if node.0 == 0 || ticket.round.0 == 0 {
+            self.note_attempt(h, &request);
+        }
         self.oracle_asked(h, &request);
         self.ask(h, usize::from(node.0), ticket, request);
+    }
+
+    fn note_attempt(&mut self, h: usize, request: &Request) {
+        let Some(daemon) = self.daemon(h) else { return };
+        match request {
+            Request::Acquire { value, .. } => {
+                let again = daemon.asked_value == Some(*value);
+                daemon.asked_value = Some(*value);
+                daemon.raised = false;
+                if again {
+                    self.mark(Mark::AsksAgain);
+                }
+            }
+            Request::Raise { .. } => daemon.raised = true,
+            _ => {}
+        }
     }
 
     fn release_too_early(&mut self, h: usize) {
@@ -344,12 +366,16 @@ impl World {
         }
         match event {
             Event::RoleChanged { from, to, reason, .. } => self.role_changed(h, *from, *to, reason),
-            Event::Elected { outcome, .. } => self.mark(match outcome {
-                ElectionOutcome::Won => Mark::Wins,
-                ElectionOutcome::Conflict => Mark::FailsConflict,
-                ElectionOutcome::NoQuorum => Mark::FailsNoQuorum,
-                ElectionOutcome::Late => Mark::FailsLate,
-            }),
+            Event::Elected { outcome, .. } => {
+                let raised = self.daemon(h).is_some_and(|daemon| daemon.raised);
+                self.mark(match outcome {
+                    ElectionOutcome::Won if raised => Mark::RaiseWins,
+                    ElectionOutcome::Won => Mark::Wins,
+                    ElectionOutcome::Conflict => Mark::FailsConflict,
+                    ElectionOutcome::NoQuorum => Mark::FailsNoQuorum,
+                    ElectionOutcome::Late => Mark::FailsLate,
+                });
+            }
             Event::Extended { outcome, .. } => self.mark(match outcome {
                 ExtensionOutcome::Renewed => Mark::Renewed,
                 ExtensionOutcome::Unknown => Mark::Unknown,
@@ -374,7 +400,11 @@ impl World {
         }
     }
 
-    fn role_changed(&mut self, _h: usize, from: Role, to: Role, reason: &Reason) {
+    fn role_changed(&mut self, h: usize, from: Role, to: Role, reason: &Reason) {
+        if to == Role::Candidate && self.dice.chance(5) && !self.healed {
+            let at = self.now + self.way() + self.setup.way;
+            self.push(at, Ev::Again { fault: Fault::Hang { host: id(h), guard: false }, tries: 0 });
+        }
         let mark = match reason {
             Reason::LooksFree => Mark::Stands,
             Reason::Evicted => Mark::StopsEvicted,

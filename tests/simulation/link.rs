@@ -415,7 +415,7 @@ impl World {
             self.violated("queues are bounded", || format!("link {l} has 4096 requests in flight"));
             return;
         }
-        if !link.due_set {
+        if !link.due_set && due != NEVER {
             link.due_set = true;
             let epoch = link.epoch;
             self.push(due, Ev::FlightsDue { link: id(l), epoch });

@@ -25,6 +25,8 @@ pub enum Fault {
     Order { host: u8, command: Command },
     FreezeGuard { host: u8 },
     KillGuard { host: u8 },
+    /// At the worst moment, and for long: a candidate between two votes, a guard between stop signal and SIGKILL.
+    Hang { host: u8, guard: bool },
     StarveSpawn { host: u8 },
     Suspend { host: u8 },
     WallStep { host: u8 },
@@ -118,10 +120,18 @@ impl World {
             return;
         }
         let done = match fault {
-            Fault::FreezeDaemon { host } => self.freeze_daemon(host as usize),
+            Fault::FreezeDaemon { host } => {
+                let spell = self.spell();
+                self.freeze_daemon(host as usize, spell)
+            }
+            Fault::Hang { host, guard: false } => self.freeze_daemon(host as usize, self.setup.ttl() / 3),
+            Fault::Hang { host, guard: true } => self.freeze_guard(host as usize, self.setup.ttl()),
             Fault::KillDaemon { host } => self.kill_daemon(host as usize),
             Fault::Order { host, command } => self.order(host as usize, command),
-            Fault::FreezeGuard { host } => self.freeze_guard(host as usize),
+            Fault::FreezeGuard { host } => {
+                let spell = self.spell();
+                self.freeze_guard(host as usize, spell)
+            }
             Fault::KillGuard { host } => self.shoot_guard(host as usize),
             Fault::StarveSpawn { host } => self.starve(host as usize),
             Fault::Suspend { host } if tries > 0 => self.thawed(host as usize),
@@ -178,11 +188,11 @@ impl World {
         self.lasts(until + SEC);
     }
 
-    fn freeze_daemon(&mut self, h: usize) -> bool {
+    fn freeze_daemon(&mut self, h: usize, spell: Nanos) -> bool {
         if !self.may_impair(h) || self.hosts[h].starve_spawn {
             return false;
         }
-        let until = self.now + self.spell();
+        let until = self.now + spell;
         self.hosts[h].frozen_until = until;
         self.hosts[h].timeouts_first = self.dice.coin();
         self.impair(h, until);
@@ -214,12 +224,12 @@ impl World {
         true
     }
 
-    fn freeze_guard(&mut self, h: usize) -> bool {
+    fn freeze_guard(&mut self, h: usize, spell: Nanos) -> bool {
         let Some(g) = self.guard_of(h) else { return false };
         if !self.may_impair(h) {
             return false;
         }
-        let until = self.now + self.spell();
+        let until = self.now + spell;
         self.guards[g].frozen_until = until;
         self.impair(h, until);
         true
