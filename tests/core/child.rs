@@ -252,7 +252,8 @@ fn a_pause_outlives_the_term() {
 /// thawed, shot the guard and cried that a tree outlives its lease.
 #[test]
 fn the_last_proof_of_a_guard_that_ended_by_itself_releases() {
-    let mut world = World::leading_with(RestartRules { policy: RestartPolicy::Never, ..RestartRules::default() });
+    let mut world =
+        World::leading_with(RestartRules { policy: RestartPolicy::Never, ..RestartRules::default() });
     exits(&mut world, Exit::Code(0));
     assert_eq!(world.role(), Role::Finished);
     world.forget();

@@ -16,7 +16,7 @@ const TOLD: usize = 60;
 /// Fewer seeds than this prove nothing about what they did not reach.
 const SEEDS_FOR_MARKS: usize = 500;
 /// A mutant that lives through so many seeds is not caught.
-const MUTANT_SEEDS: u64 = 20_000;
+const MUTANT_SEEDS: u64 = 4_000;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -136,7 +136,8 @@ fn one(options: &Options, seed: u64) -> ExitCode {
 fn tell_failure(outcome: &Outcome, world: &World, mutant: Option<Mutant>) {
     let Some(violation) = &outcome.violation else { return };
     let commit = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    let commit = commit.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
+    let commit =
+        commit.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
     let with = mutant.map_or_else(String::new, |mutant| format!(" --mutant {}", mutant.name()));
     println!(
         "FAILED seed {} at {:.3} s, event {}, commit {}: {}: {}",
@@ -242,7 +243,11 @@ fn report(options: &Options, sum: &Sum, took: f64) -> ExitCode {
         tell_failure(&outcome, &world, None);
     }
     if sum.failed.len() > 3 {
-        println!("{} more seeds failed: {:?}", sum.failed.len() - 3, &sum.failed[3..sum.failed.len().min(30)]);
+        println!(
+            "{} more seeds failed: {:?}",
+            sum.failed.len() - 3,
+            &sum.failed[3..sum.failed.len().min(30)]
+        );
     }
     println!(
         "{:.0} simulated hours in {took:.1} s ({:.0} h/s), {} seeds, {} events, {} terms, {} faults; a child ran {:.1} % of the time",
@@ -256,7 +261,11 @@ fn report(options: &Options, sum: &Sum, took: f64) -> ExitCode {
     );
     let missing = sum.coverage.missing();
     let judged = sum.seeds >= SEEDS_FOR_MARKS && options.mode.is_none();
-    println!("{} of {} marks reached", sum.coverage.all().count() - missing.len(), sum.coverage.all().count());
+    println!(
+        "{} of {} marks reached",
+        sum.coverage.all().count() - missing.len(),
+        sum.coverage.all().count()
+    );
     if judged && !missing.is_empty() {
         println!("never reached: {missing:?}");
     }
@@ -271,13 +280,14 @@ fn report(options: &Options, sum: &Sum, took: f64) -> ExitCode {
 /// Plays seeds until the oracle catches it.
 fn hunt(options: &Options, mutant: Mutant) -> bool {
     let began = Instant::now();
+    let most = options.seeds.map_or(MUTANT_SEEDS, |seeds| seeds as u64);
     let next = AtomicUsize::new(0);
     let found = std::sync::Mutex::new(None::<(Outcome, u64)>);
     let work = || {
         loop {
             let tried = next.fetch_add(1, Ordering::Relaxed) as u64;
             let done = found.lock().expect("no panic holds it").as_ref().is_some_and(|(_, at)| *at < tried);
-            if done || tried >= MUTANT_SEEDS {
+            if done || tried >= most {
                 return;
             }
             let (outcome, _) =
@@ -306,7 +316,7 @@ fn hunt(options: &Options, mutant: Mutant) -> bool {
             );
         }
         None => println!(
-            "{:<24} LIVES    after {MUTANT_SEEDS} seeds, {:.0} s; breaks: {}",
+            "{:<24} LIVES    after {most} seeds, {:.0} s; breaks: {}",
             mutant.name(),
             began.elapsed().as_secs_f64(),
             mutant.rule()

@@ -23,9 +23,13 @@ const GRACE: Nanos = 10 * MS;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
     Arm,
-    Spawn { start_by: Instant },
+    Spawn {
+        start_by: Instant,
+    },
     Deadlines(Deadlines),
-    Stop { kill_by: Instant },
+    Stop {
+        kill_by: Instant,
+    },
     Kill,
     Quit,
     /// End of the socket.
@@ -311,6 +315,9 @@ impl World {
             return new.kill_at <= old.kill_at && new.stop_at <= old.stop_at;
         }
         guard.deadlines = new;
+        if guard.latched && new.kill_at > old.kill_at {
+            self.violated("once it stops, SIGKILL is never put off", || format!("g{g}"));
+        }
         self.oracle_deadlines(g);
         true
     }

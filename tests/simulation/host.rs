@@ -274,6 +274,9 @@ impl World {
                 if let Some(Slot::Guard(g)) = self.daemon(h).map(|d| d.slot)
                     && !self.is(Mutant::NoGuardWatch)
                 {
+                    if self.guards[g as usize].stopped_at.is_some() {
+                        self.mark(Mark::KillsGuardLate);
+                    }
                     self.kill_guard(g as usize);
                 }
             }
@@ -412,8 +415,7 @@ impl World {
             Reason::LeaseEnding => Mark::StopsAtStopAt,
             Reason::GuardStopped => Mark::StopsGuardStopped,
             Reason::GuardLost("died") => Mark::KillsGuardDied,
-            Reason::GuardLost("did not acknowledge in time") => Mark::KillsGuardMute,
-            Reason::GuardLost(_) => Mark::KillsGuardLate,
+            Reason::GuardLost(_) => Mark::KillsGuardMute,
             Reason::LaunchFailed(_) => Mark::StopsLaunchFailed,
             Reason::ExecFailed { .. } => Mark::StopsExecFailed,
             Reason::TooLate => Mark::StopsTooLate,

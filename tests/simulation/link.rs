@@ -97,7 +97,6 @@ impl Link {
     pub fn is_serving(&self) -> bool {
         self.phase == Phase::Serving
     }
-
 }
 
 #[derive(Debug)]
@@ -393,11 +392,7 @@ impl World {
         if self.life(h) == Some(life) {
             let ticket = Ticket { round: RoundId(round), sent };
             let answer = Answer::Raise(RaiseAnswer::Accepted);
-            self.hear(
-                h,
-                Heard::Node(FromNode::Answer { node: NodeId(id(n)), ticket, answer }),
-                Cause::Other,
-            );
+            self.hear(h, Heard::Node(FromNode::Answer { node: NodeId(id(n)), ticket, answer }), Cause::Other);
         }
     }
 
@@ -477,11 +472,7 @@ impl World {
             _ => Answer::Silent,
         };
         let node = NodeId(id(n));
-        self.hear(
-            h,
-            Heard::Node(FromNode::Answer { node, ticket: flight.ticket, answer }),
-            Cause::Other,
-        );
+        self.hear(h, Heard::Node(FromNode::Answer { node, ticket: flight.ticket, answer }), Cause::Other);
     }
 
     fn remember(&mut self, h: usize, n: usize, value: Value) {
@@ -529,7 +520,8 @@ impl World {
     /// Order holds within a connection only: when the node thaws, connections are served in any order (R15).
     fn wait_at_node(&mut self, slot: u32, n: usize) {
         let thaw = self.nodes[n].frozen_until + self.dice.below(MS);
-        let link = if let Letter::ToNode { link, .. } = self.letter(slot) { Some(*link as usize) } else { None };
+        let link =
+            if let Letter::ToNode { link, .. } = self.letter(slot) { Some(*link as usize) } else { None };
         let at = link.map_or(thaw, |link| {
             let link = &mut self.links[link];
             link.held_there = link.held_there.max(thaw);

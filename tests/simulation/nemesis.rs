@@ -20,29 +20,84 @@ pub struct Nemesis {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    FreezeDaemon { host: u8 },
-    KillDaemon { host: u8 },
-    Order { host: u8, command: Command },
-    FreezeGuard { host: u8 },
-    KillGuard { host: u8 },
+    FreezeDaemon {
+        host: u8,
+    },
+    KillDaemon {
+        host: u8,
+    },
+    Order {
+        host: u8,
+        command: Command,
+    },
+    FreezeGuard {
+        host: u8,
+    },
+    KillGuard {
+        host: u8,
+    },
     /// At the worst moment, and for long: a candidate between two votes, a guard between stop signal and SIGKILL.
-    Hang { host: u8, guard: bool },
-    StarveSpawn { host: u8 },
-    Suspend { host: u8 },
-    WallStep { host: u8 },
-    NodeRestart { node: u8, kept: Kept },
-    RollingRestart { node: u8 },
-    NodeFreeze { node: u8 },
-    Flush { nodes: u8 },
-    HandDel { nodes: u8 },
-    ClockAhead { node: u8 },
-    ClockBack { node: u8 },
-    ClockStop { node: u8 },
-    CutLink { link: u8, there: bool, back: bool },
-    Isolate { host: u8, there: bool, back: bool },
-    Slow { link: u8 },
-    SlowNode { node: u8 },
-    Reset { link: u8 },
+    Hang {
+        host: u8,
+        guard: bool,
+    },
+    /// Frozen until just before the guard's stop_at: its renewal and the guard's stop cross.
+    WakeAtStop {
+        host: u8,
+    },
+    StarveSpawn {
+        host: u8,
+    },
+    Suspend {
+        host: u8,
+    },
+    WallStep {
+        host: u8,
+    },
+    NodeRestart {
+        node: u8,
+        kept: Kept,
+    },
+    RollingRestart {
+        node: u8,
+    },
+    NodeFreeze {
+        node: u8,
+    },
+    Flush {
+        nodes: u8,
+    },
+    HandDel {
+        nodes: u8,
+    },
+    ClockAhead {
+        node: u8,
+    },
+    ClockBack {
+        node: u8,
+    },
+    ClockStop {
+        node: u8,
+    },
+    CutLink {
+        link: u8,
+        there: bool,
+        back: bool,
+    },
+    Isolate {
+        host: u8,
+        there: bool,
+        back: bool,
+    },
+    Slow {
+        link: u8,
+    },
+    SlowNode {
+        node: u8,
+    },
+    Reset {
+        link: u8,
+    },
 }
 
 impl World {
@@ -72,14 +127,17 @@ impl World {
         let (there, back) = [(true, true), (true, false), (false, true)][self.dice.pick(3)];
         let command = [Command::StepDown, Command::Pause, Command::Drain, Command::Kill][self.dice.pick(4)];
         match self.dice.below(100) {
-            0..12 => Fault::FreezeDaemon { host },
+            0..10 => Fault::FreezeDaemon { host },
+            10..12 => Fault::WakeAtStop { host },
             12..19 => Fault::KillDaemon { host },
             19..26 => Fault::Order { host, command },
             26..30 => Fault::FreezeGuard { host },
             30..33 => Fault::KillGuard { host },
             33..36 => Fault::StarveSpawn { host },
             36..38 => Fault::WallStep { host },
-            38..44 => Fault::NodeRestart { node, kept: [Kept::All, Kept::Nothing, Kept::Stale][self.dice.pick(3)] },
+            38..44 => {
+                Fault::NodeRestart { node, kept: [Kept::All, Kept::Nothing, Kept::Stale][self.dice.pick(3)] }
+            }
             44..46 => Fault::RollingRestart { node },
             46..51 => Fault::NodeFreeze { node },
             51..54 => Fault::Flush { nodes: id(1 + self.dice.pick((1 << self.setup.nodes) - 1)) },
@@ -125,6 +183,7 @@ impl World {
                 self.freeze_daemon(host as usize, spell)
             }
             Fault::Hang { host, guard: false } => self.freeze_daemon(host as usize, self.setup.ttl() / 3),
+            Fault::WakeAtStop { host } => self.wake_at_stop(host as usize),
             Fault::Hang { host, guard: true } => self.freeze_guard(host as usize, self.setup.ttl()),
             Fault::KillDaemon { host } => self.kill_daemon(host as usize),
             Fault::Order { host, command } => self.order(host as usize, command),
@@ -197,6 +256,14 @@ impl World {
         self.hosts[h].timeouts_first = self.dice.coin();
         self.impair(h, until);
         true
+    }
+
+    fn wake_at_stop(&mut self, h: usize) -> bool {
+        let Some(g) = self.guard_of(h) else { return false };
+        let stops = self.when(h, self.guards[g].deadlines.stop_at);
+        let early = self.dice.below(6 * self.setup.way + MS);
+        let spell = stops.saturating_sub(self.now + early);
+        spell > 0 && self.freeze_daemon(h, spell)
     }
 
     fn kill_daemon(&mut self, h: usize) -> bool {
@@ -389,7 +456,11 @@ impl World {
             }
         }
         let reachable = self.nodes.iter().all(|node| node.up && self.now >= node.frozen_until);
-        if all && reachable && let Some(g) = self.oracle.running.first() {
+        if all
+            && reachable
+            && !self.is_fenced()
+            && let Some(g) = self.oracle.running.first()
+        {
             let serving = self.guards[*g as usize].state == State::Running;
             if serving && self.oracle.deleted.is_none() {
                 self.oracle.deleted = Some((*g, at + self.setup.ttl() + 2 * SEC));
@@ -436,14 +507,14 @@ impl World {
 
     fn can_lose(&self, n: usize) -> bool {
         let candidates = self.hosts.iter().any(|host| {
-            host.daemon.as_ref().is_some_and(|daemon| {
-                daemon.election.role() == crate::core::event::Role::Candidate
-            })
+            host.daemon
+                .as_ref()
+                .is_some_and(|daemon| daemon.election.role() == crate::core::event::Role::Candidate)
         });
         let others = self.nodes.iter().flat_map(|node| node.values(self.now)).flatten();
-        let strangers = others.clone().any(|value| {
-            !self.active.iter().any(|g| self.guards[*g as usize].value.0 == value)
-        });
+        let strangers = others
+            .clone()
+            .any(|value| !self.active.iter().any(|g| self.guards[*g as usize].value.0 == value));
         if candidates || strangers || self.letters_of(n) > 0 || self.is(Mutant::SilenceIsYes) {
             return false;
         }

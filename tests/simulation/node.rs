@@ -469,7 +469,11 @@ impl Node {
         };
         let waits = match self.data.marker {
             Some(marker) if marker.run == self.run => {
-                if us < marker.until { self.clock.when(marker.until, t) } else { 0 }
+                if us < marker.until {
+                    self.clock.when(marker.until, t)
+                } else {
+                    0
+                }
             }
             _ => t + quarantine,
         };

@@ -2,7 +2,7 @@
 
 use crate::clock::{MS, Nanos, SEC};
 use crate::core::lease::Value;
-use crate::core::request::{AcquireAnswer, Answer, ExtendAnswer, RaiseAnswer, Request};
+use crate::core::request::{AcquireAnswer, Answer, ExtendAnswer, RaiseAnswer, RepairAnswer, Request};
 use crate::coverage::Mark;
 use crate::guard::number;
 use crate::say;
@@ -157,6 +157,16 @@ impl World {
         let spread = self.setup.wall_spread_us.unsigned_abs() * 1000;
         let ordered = !self.oracle.data_lost || spread <= self.setup.quarantine;
         if !self.guards[g].started {
+            let knows = |node: &&crate::node::Node| {
+                !node.up
+                    || node.data.fence.t >= token
+                    || node.abstains_for(self.now, self.setup.quarantine) > 0
+            };
+            if self.nodes.iter().filter(knows).count() < self.setup.quorum() {
+                self.violated("a quorum knows a token before its child starts", || {
+                    format!("g{g} has {token}")
+                });
+            }
             let last = self.oracle.last_token;
             if token <= last && ordered {
                 self.violated("tokens grow strictly", || format!("g{g} has {token} after {last}"));
@@ -232,10 +242,15 @@ impl World {
         let h = l / self.setup.nodes;
         match (request, answer) {
             (Request::Extend { .. }, Answer::Extend(ExtendAnswer::Gone)) => self.mark(Mark::F9),
-            (Request::Acquire { .. }, Answer::Acquire(AcquireAnswer::Granted { token })) => {
-                let candidate = self.daemon(h).is_some_and(|d| {
-                    matches!(d.election.role(), crate::core::event::Role::Candidate)
-                });
+            (Request::Acquire { value, .. }, Answer::Acquire(AcquireAnswer::Granted { token })) => {
+                if self.nodes[n].data.fence.x == value.0 {
+                    self.violated("a released value never lives again on that node", || {
+                        format!("n{n} grants it to h{h}")
+                    });
+                }
+                let candidate = self
+                    .daemon(h)
+                    .is_some_and(|d| matches!(d.election.role(), crate::core::event::Role::Candidate));
                 let leads = self.daemon(h).is_some_and(|d| d.election.value().is_some());
                 if !candidate && !leads {
                     self.mark(Mark::F12);
@@ -246,6 +261,20 @@ impl World {
                 }
             }
             (Request::Acquire { .. }, Answer::Acquire(AcquireAnswer::Held(_))) => self.mark_split(),
+            (Request::Extend { token, .. }, Answer::Extend(ExtendAnswer::Ok))
+                if self.nodes[n].data.fence.t < token.0 =>
+            {
+                self.violated("a node that renews a lease knows its token", || {
+                    format!("n{n} renews for h{h}")
+                });
+            }
+            (Request::Repair { value, .. }, Answer::Repair(RepairAnswer::Repaired))
+                if self.nodes[n].data.fence.x == value.0 =>
+            {
+                self.violated("a released value never lives again on that node", || {
+                    format!("n{n} repairs it for h{h}")
+                });
+            }
             (Request::Raise { .. }, Answer::Raise(RaiseAnswer::Accepted)) => {
                 let lost = self.nodes[n].lost_data_at.is_some_and(|at| self.now - at < self.setup.ttl());
                 if lost {

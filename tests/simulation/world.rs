@@ -24,37 +24,119 @@ use std::collections::BinaryHeap;
 #[derive(Clone, Copy, Debug)]
 pub enum Ev {
     // to a daemon: waits while it is frozen
-    Timer { host: u8, life: u32 },
-    Says { guard: u32, says: Says },
-    Ordered { host: u8, life: u32, command: Command },
+    Timer {
+        host: u8,
+        life: u32,
+    },
+    Says {
+        guard: u32,
+        says: Says,
+    },
+    Ordered {
+        host: u8,
+        life: u32,
+        command: Command,
+    },
     /// Asked of a node that does not serve: silent at once.
-    Unsent { link: u8, life: u32, round: u64, sent: Instant },
+    Unsent {
+        link: u8,
+        life: u32,
+        round: u64,
+        sent: Instant,
+    },
     /// A mutant's own answer to a raise.
-    Pretend { link: u8, life: u32, round: u64, sent: Instant },
-    ToHost { letter: u32 },
-    FlightsDue { link: u8, epoch: u32 },
-    Open { link: u8, life: u32 },
-    OpenDue { link: u8, epoch: u32 },
-    Broken { link: u8, epoch: u32 },
-    QuarantineOver { link: u8, epoch: u32 },
-    Tick { link: u8, epoch: u32 },
-    LastResort { host: u8, life: u32 },
+    Pretend {
+        link: u8,
+        life: u32,
+        round: u64,
+        sent: Instant,
+    },
+    ToHost {
+        letter: u32,
+    },
+    FlightsDue {
+        link: u8,
+        epoch: u32,
+    },
+    Open {
+        link: u8,
+        life: u32,
+    },
+    OpenDue {
+        link: u8,
+        epoch: u32,
+    },
+    Broken {
+        link: u8,
+        epoch: u32,
+    },
+    QuarantineOver {
+        link: u8,
+        epoch: u32,
+    },
+    Tick {
+        link: u8,
+        epoch: u32,
+    },
+    LastResort {
+        host: u8,
+        life: u32,
+    },
     // to others
-    ToNode { letter: u32 },
-    Frame { guard: u32, frame: Frame },
-    GuardTimer { guard: u32 },
-    ReleaserEnds { guard: u32 },
-    Exec { guard: u32, birth: u32 },
-    MainEnds { guard: u32, birth: u32, exit: Exit, by_itself: bool },
-    RestEnds { guard: u32, birth: u32 },
-    DaemonStarts { host: u8 },
-    DaemonEnds { host: u8, life: u32 },
-    NodeStarts { node: u8, run: u32, data: Kept },
-    ClockRuns { node: u8 },
-    HandDel { node: u8 },
-    Legacy { client: u8, what: LegacyEvent },
+    ToNode {
+        letter: u32,
+    },
+    Frame {
+        guard: u32,
+        frame: Frame,
+    },
+    GuardTimer {
+        guard: u32,
+    },
+    ReleaserEnds {
+        guard: u32,
+    },
+    Exec {
+        guard: u32,
+        birth: u32,
+    },
+    MainEnds {
+        guard: u32,
+        birth: u32,
+        exit: Exit,
+        by_itself: bool,
+    },
+    RestEnds {
+        guard: u32,
+        birth: u32,
+    },
+    DaemonStarts {
+        host: u8,
+    },
+    DaemonEnds {
+        host: u8,
+        life: u32,
+    },
+    NodeStarts {
+        node: u8,
+        run: u32,
+        data: Kept,
+    },
+    ClockRuns {
+        node: u8,
+    },
+    HandDel {
+        node: u8,
+    },
+    Legacy {
+        client: u8,
+        what: LegacyEvent,
+    },
     Nemesis,
-    Again { fault: Fault, tries: u8 },
+    Again {
+        fault: Fault,
+        tries: u8,
+    },
     Heal,
     Judge,
 }
