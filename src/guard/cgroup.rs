@@ -117,7 +117,7 @@ impl Leaf {
     pub(super) fn remove(self) {
         let path = self.path.clone();
         drop(self);
-        remove_tree(&path);
+        remove_tree(&path, 20);
     }
 }
 
@@ -126,15 +126,18 @@ fn is_populated(events: &[u8]) -> bool {
 }
 
 /// Removes an empty cgroup and those its processes made in it. The kernel says EBUSY until the last exit is fully done.
-fn remove_tree(path: &Path) {
+/// A leaf that has just become empty may be busy for a moment: the guard waits for it, the daemon's core thread comes again.
+fn remove_tree(path: &Path, tries: u32) {
     for child in fs::read_dir(path).into_iter().flatten().flatten() {
         if child.file_type().is_ok_and(|t| t.is_dir()) {
-            remove_tree(&child.path());
+            remove_tree(&child.path(), tries);
         }
     }
-    for _ in 0..20 {
+    for _ in 0..tries {
         match fs::remove_dir(path) {
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(1)),
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries > 1 => {
+                std::thread::sleep(Duration::from_millis(1))
+            }
             Ok(()) | Err(_) => return,
         }
     }
@@ -148,7 +151,7 @@ pub(super) fn empty_leaf(path: &Path) -> bool {
         return false;
     }
     if path.exists() {
-        remove_tree(path);
+        remove_tree(path, 1);
     }
     true
 }

@@ -80,12 +80,22 @@ struct Repair {
     at: Option<Instant>,
 }
 
+/// What an attempt hands to the term it has won.
+pub(super) struct Elected {
+    pub lease: Lease,
+    pub t0: Instant,
+    pub first_round: RoundId,
+    pub valid_until: Instant,
+    pub start_by: Instant,
+}
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Term {
     pub lease: Lease,
     pub since: Instant,
-    /// The first instant at which no round of the winning attempt had been sent: older answers are not this term's.
+    /// When the winning attempt began, and its first round: answers to older ones are not this term's.
     elected_from: Instant,
+    first_round: RoundId,
     /// Validity the guard was last told about; its deadlines follow from it.
     pub offered: Instant,
     pub phase: Phase,
@@ -97,15 +107,9 @@ pub(super) struct Term {
 }
 
 impl Term {
-    /// Begins a term that is valid until `valid_until`: the guard is launched with its deadlines and starts the child.
-    pub fn begin(
-        cx: &mut Context,
-        now: Instant,
-        lease: Lease,
-        t0: Instant,
-        valid_until: Instant,
-        start_by: Instant,
-    ) -> Term {
+    /// Begins a term: the guard is launched with its deadlines and starts the child.
+    pub fn begin(cx: &mut Context, now: Instant, elected: Elected) -> Term {
+        let Elected { lease, t0, first_round, valid_until, start_by } = elected;
         let timing = cx.settings.timing;
         let deadlines = timing.deadlines(valid_until);
         assert!(now < start_by && start_by < deadlines.stop_at, "a child starts early in its lease");
@@ -120,10 +124,11 @@ impl Term {
             lease,
             since: now,
             elected_from: t0,
+            first_round,
             offered: valid_until,
             phase: Phase::Serving,
             guard: GuardLink::launching(start_by),
-            child: Child::Starting,
+            child: Child::starting(now),
             extension: Extension {
                 care: Care::Extend,
                 next: t0 + timing.extend_every(),
@@ -147,13 +152,23 @@ impl Term {
             (Phase::Serving, Child::Finished { .. }) => Role::Finished,
             (
                 Phase::Serving,
-                Child::Starting | Child::Running { .. } | Child::Ended { .. } | Child::Waiting { .. },
+                Child::Starting { .. } | Child::Running { .. } | Child::Ended { .. } | Child::Waiting { .. },
             ) => Role::Leader,
         }
     }
 
     pub fn lease_age(&self, now: Instant) -> Duration {
         now.since(self.extension.renewed_at)
+    }
+
+    /// End of the lease: while the tree is being ended the lock may be kept for longer than the child was given.
+    pub fn ends(&self) -> Instant {
+        match self.phase {
+            Phase::Serving => self.offered,
+            Phase::Stopping { .. } | Phase::Killing { .. } => {
+                self.lease.valid_until().map_or(self.offered, |until| until.max(self.offered))
+            }
+        }
     }
 
     pub fn is_serving(&self) -> bool {
@@ -169,7 +184,7 @@ impl Term {
         let mut first = match self.phase {
             Phase::Serving => (deadlines.stop_at, Timer::StopAt),
             Phase::Stopping { .. } => (deadlines.kill_at, Timer::KillAt),
-            Phase::Killing { .. } if !self.overdue_said => (self.offered, Timer::LeaseEnds),
+            Phase::Killing { .. } if !self.overdue_said => (self.ends(), Timer::LeaseEnds),
             Phase::Killing { .. } => (Instant::from_nanos(u64::MAX), Timer::LeaseEnds),
         };
         let mut at = |instant: Instant, timer: Timer| first = first.min((instant, timer));
@@ -238,28 +253,27 @@ impl Term {
         ticket: Ticket,
         answer: Option<ExtendAnswer>,
     ) -> Option<Change> {
+        if ticket.round < self.first_round {
+            return None;
+        }
         let current = self.extension.round.as_ref().is_some_and(|round| round.ticket.round == ticket.round);
         let extended = self.extension.recent.contains(&ticket.round);
         match &answer {
             Some(ExtendAnswer::Ok) if extended => self.lease.add_vote(node, ticket.sent, &cx.settings.timing),
-            Some(ExtendAnswer::Gone | ExtendAnswer::Foreign(_)) if current => {
-                self.lease.drop_vote(node, ticket.sent);
-            }
-            Some(
-                ExtendAnswer::Ok
-                | ExtendAnswer::Kept
-                | ExtendAnswer::Empty
-                | ExtendAnswer::Gone
-                | ExtendAnswer::Foreign(_),
-            )
-            | None => {}
+            Some(ExtendAnswer::Gone | ExtendAnswer::Foreign(_)) => self.lease.drop_vote(node, ticket.sent),
+            Some(ExtendAnswer::Ok | ExtendAnswer::Kept | ExtendAnswer::Empty) | None => {}
         }
         if let Some(ExtendAnswer::Foreign(held)) = &answer {
             cx.learn_token(held.token);
         }
         self.offer(cx);
         if !current {
-            return None;
+            let foreign = matches!(answer, Some(ExtendAnswer::Foreign(_)));
+            return if foreign && self.extension.care == Care::Watch {
+                self.foreign(cx, now)
+            } else {
+                self.check_votes(cx, now)
+            };
         }
         let judged = self.extension.judged;
         let round = self.extension.round.as_mut()?;
@@ -298,9 +312,15 @@ impl Term {
         None
     }
 
+    /// Bad news outside of a round: too few votes are left.
+    fn check_votes(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        let over = self.lease.valid_until().is_none_or(|until| until <= now);
+        if over && self.extension.care != Care::Lost { self.foreign(cx, now) } else { None }
+    }
+
     fn judge_round(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         let round = self.extension.round.as_ref().filter(|_| !self.extension.judged)?;
-        let outcome = judge(round, &self.lease, cx.settings.quorum, now)?;
+        let outcome = self.judge(round, cx, now)?;
         let took = now.since(round.ticket.sent);
         let votes = extension_votes(round);
         let purpose = self.extension.purpose;
@@ -317,6 +337,15 @@ impl Term {
             ExtensionOutcome::Foreign => return self.foreign(cx, now),
         }
         None
+    }
+
+    /// The table of outcomes; while evicted any foreign value ends the politeness (R6).
+    fn judge(&self, round: &Round<ExtendAnswer>, cx: &Context, now: Instant) -> Option<ExtensionOutcome> {
+        let foreign = round.count(|answer| matches!(answer, ExtendAnswer::Foreign(_))) > 0;
+        if self.extension.care == Care::Watch && foreign {
+            return Some(ExtensionOutcome::Foreign);
+        }
+        judge(round, &self.lease, cx.settings.quorum, now)
     }
 
     fn renewed(&mut self, cx: &mut Context, now: Instant, purpose: Purpose) {
@@ -364,7 +393,7 @@ impl Term {
             return None;
         }
         // A late answer may be the bad news that silence was not.
-        match judge(round, &self.lease, cx.settings.quorum, now) {
+        match self.judge(round, cx, now) {
             Some(ExtensionOutcome::Foreign) if self.extension.care != Care::Lost => self.foreign(cx, now),
             Some(ExtensionOutcome::Evicted) if self.extension.care == Care::Extend => self.evicted(cx, now),
             Some(
@@ -396,13 +425,11 @@ impl Term {
         self.kill(cx, now, Reason::Foreign, After::GiveWay)
     }
 
-    /// Tells the guard a new validity, larger or smaller, before anybody relies on it.
+    /// Tells the guard a new validity, larger or smaller, before anybody relies on it. Once it stops, only smaller ones count.
     fn offer(&mut self, cx: &mut Context) {
-        if !self.is_serving() {
-            return;
-        }
         let Some(until) = self.lease.valid_until() else { return };
-        if until == self.offered {
+        let news = if self.is_serving() { until != self.offered } else { until < self.offered };
+        if !news || self.guard.is_lost() {
             return;
         }
         self.offered = until;
@@ -429,9 +456,9 @@ impl Term {
             self.repairs.remove(node);
             return None;
         }
+        let ticket = cx.ticket(now);
         repair.tries += 1;
         repair.at = None;
-        let ticket = cx.ticket(now);
         let request = Request::Repair { value: self.lease.value, token: self.lease.token, deadline };
         cx.ask(node, ticket, request);
         None
@@ -442,25 +469,30 @@ impl Term {
         cx: &mut Context,
         now: Instant,
         node: NodeId,
-        sent: Instant,
+        ticket: Ticket,
         answer: RepairAnswer,
-    ) {
+    ) -> Option<Change> {
+        if ticket.round < self.first_round {
+            return None;
+        }
         match answer {
             RepairAnswer::Repaired => {
                 self.repairs.remove(node);
-                self.lease.add_vote(node, sent, &cx.settings.timing);
-                self.offer(cx);
+                self.lease.add_vote(node, ticket.sent, &cx.settings.timing);
             }
             RepairAnswer::Foreign(held) => {
                 cx.learn_token(held.token);
                 if let Some(repair) = self.repairs.get_mut(node) {
                     repair.at = Some(now + REPAIR_AGAIN_AFTER);
                 }
+                self.lease.drop_vote(node, ticket.sent);
             }
             RepairAnswer::Refused => {
                 self.repairs.remove(node);
             }
         }
+        self.offer(cx);
+        self.check_votes(cx, now)
     }
 
     /// A grant that came after the election was decided is one more vote.
@@ -468,14 +500,14 @@ impl Term {
         &mut self,
         cx: &mut Context,
         node: NodeId,
-        sent: Instant,
+        ticket: Ticket,
         answer: &AcquireAnswer,
     ) {
-        if sent < self.elected_from {
+        if ticket.round < self.first_round {
             return;
         }
         match answer {
-            AcquireAnswer::Granted { .. } => self.add_grant(cx, node, sent),
+            AcquireAnswer::Granted { .. } => self.add_grant(cx, node, ticket.sent),
             AcquireAnswer::Mine { .. } => self.add_grant(cx, node, self.elected_from),
             AcquireAnswer::Held(_)
             | AcquireAnswer::Quarantined { .. }
@@ -518,7 +550,10 @@ impl Term {
         let after = match &self.phase {
             Phase::Serving => after,
             Phase::Stopping { after: old } => old.stronger(after),
-            Phase::Killing { .. } => return None,
+            Phase::Killing { after: old } => {
+                self.phase = Phase::Killing { after: old.stronger(after) };
+                return None;
+            }
         };
         self.phase = Phase::Killing { after };
         cx.act(Action::Kill);
@@ -536,7 +571,7 @@ impl Term {
             token: Some(self.lease.token),
             votes: self.extension.last_votes.clone(),
             lease_age: Some(self.lease_age(now)),
-            lease_left: Some(self.offered.since(now)),
+            lease_left: Some(self.ends().since(now)),
         });
     }
 
