@@ -7,7 +7,7 @@ use std::time::Duration;
 
 fn exits(world: &mut World, exit: Exit) {
     world.guard(GuardReport::Exited(exit));
-    world.guard(GuardReport::TreeDead { killed: 0, last: true });
+    world.guard(GuardReport::TreeDead { killed: 0, last: false });
 }
 
 /// Keeps the lease for `span`, acknowledging everything.
@@ -246,4 +246,36 @@ fn a_pause_outlives_the_term() {
     world.guard(GuardReport::TreeDead { killed: 0, last: true });
     answer_releases(&mut world);
     assert_eq!(world.role(), Role::Paused);
+}
+
+/// Found by the simulation, seed 1652: a frozen daemon missed that the idle guard had reached its own end, ignored the proof when it
+/// thawed, shot the guard and cried that a tree outlives its lease.
+#[test]
+fn the_last_proof_of_a_guard_that_ended_by_itself_releases() {
+    let mut world =
+        World::leading_with(RestartRules { policy: RestartPolicy::Never, ..RestartRules::default() });
+    exits(&mut world, Exit::Code(0));
+    assert_eq!(world.role(), Role::Finished);
+    world.forget();
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
+    assert!(world.has_released());
+    assert!(!world.has_killed());
+    assert_eq!(world.last_reason(), Some(&Reason::GuardStopped));
+}
+
+/// Found by the simulation, seed 1166.
+#[test]
+fn a_lease_that_shrinks_into_the_past_leaves_the_guard_its_time_to_kill() {
+    use keeperd::core::request::ExtendAnswer;
+    let mut world = World::leading();
+    world.pass(ms(1_000));
+    for node in [A, B] {
+        world.extend(node, ExtendAnswer::Gone);
+    }
+    assert!(world.has_killed());
+    assert!(!world.actions.contains(&Action::KillGuard), "the guard has had no time yet");
+    assert!(!world.events.contains(&Event::TreeOutlivesLease));
+    world.ack();
+    world.pass(ms(2_000));
+    assert!(world.actions.contains(&Action::KillGuard), "a guard that does not finish is lost");
 }

@@ -120,7 +120,8 @@ impl Term {
         let backstop = match self.phase {
             Phase::Killing { .. } | Phase::Stopping { .. } if !self.guard.is_lost() => {
                 let timing = cx.settings.timing;
-                Some((timing.kill_at(self.offered) + timing.kill_margin() / 2, Timer::Backstop))
+                let half = timing.kill_margin() / 2;
+                Some(((timing.kill_at(self.offered) + half).max(self.dead_by(half)), Timer::Backstop))
             }
             Phase::Killing { .. } | Phase::Stopping { .. } | Phase::Serving => None,
         };
@@ -192,6 +193,14 @@ impl Term {
             }
             // The child ended as we told it to stop: the answer to that is still to come.
             (Phase::Stopping { .. } | Phase::Killing { .. }, _) => None,
+            // It latched at its own deadline and has finished, while nobody listened: nothing starts in it any more.
+            (Phase::Serving, _) if last => {
+                let from = self.role();
+                self.phase = Phase::Stopping { after: After::GiveWay };
+                self.say_role(cx, now, from, Reason::GuardStopped);
+                cx.emit(Event::TreeDead { killed });
+                self.release(cx, now)
+            }
             (Phase::Serving, Child::Ended { exit, ran_from }) => {
                 let (exit, ran) = (*exit, now.since(*ran_from));
                 self.child_ended(cx, now, exit, ran)

@@ -103,6 +103,8 @@ pub(super) struct Term {
     pub child: Child,
     extension: Extension,
     repairs: NodeMap<Repair>,
+    /// SIGKILL went out then.
+    killed_at: Option<Instant>,
     overdue_said: bool,
 }
 
@@ -142,6 +144,7 @@ impl Term {
                 last_votes: Vec::new(),
             },
             repairs,
+            killed_at: None,
             overdue_said: false,
         }
     }
@@ -184,7 +187,9 @@ impl Term {
         let mut first = match self.phase {
             Phase::Serving => (deadlines.stop_at, Timer::StopAt),
             Phase::Stopping { .. } => (deadlines.kill_at, Timer::KillAt),
-            Phase::Killing { .. } if !self.overdue_said => (self.ends(), Timer::LeaseEnds),
+            Phase::Killing { .. } if !self.overdue_said => {
+                (self.ends().max(self.dead_by(cx.settings.timing.kill_margin())), Timer::LeaseEnds)
+            }
             Phase::Killing { .. } => (Instant::from_nanos(u64::MAX), Timer::LeaseEnds),
         };
         let mut at = |instant: Instant, timer: Timer| first = first.min((instant, timer));
@@ -556,6 +561,7 @@ impl Term {
             }
         };
         self.phase = Phase::Killing { after };
+        self.killed_at = Some(now);
         cx.act(Action::Kill);
         self.guard.expect_ack();
         cx.emit(Event::StopSent { polite: false });
@@ -573,6 +579,11 @@ impl Term {
             lease_age: Some(self.lease_age(now)),
             lease_left: Some(self.ends().since(now)),
         });
+    }
+
+    /// A lease that shrinks, or is found over after a freeze, leaves the guard as much time from SIGKILL on as any other end does.
+    pub fn dead_by(&self, within: Duration) -> Instant {
+        self.killed_at.map_or(Instant::default(), |killed_at| killed_at + within)
     }
 
     /// The lease is over and the proof of death is missing: nothing is released, a person is called.
