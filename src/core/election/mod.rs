@@ -31,7 +31,9 @@
 mod candidate;
 mod child;
 mod context;
+mod extension;
 mod release;
+mod repair;
 mod standby;
 mod term;
 
