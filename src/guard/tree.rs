@@ -205,9 +205,9 @@ impl LastResort {
             !guards.contains(&lost.pid),
             "a lost guard is no longer known, or its tree would be taken for a living one"
         );
-        let leaf_is_empty = lost.leaf.as_deref().is_none_or(cgroup::empty_leaf);
         // Twice, because a list that changes while it is read may omit an entry.
-        leaf_is_empty & (self.kill_strangers(guards) == 0) && self.kill_strangers(guards) == 0
+        let none_left = self.kill_strangers(guards) == 0 && self.kill_strangers(guards) == 0;
+        lost.leaf.as_deref().is_none_or(cgroup::empty_leaf) && none_left
     }
 
     fn kill_strangers(&mut self, guards: &BTreeSet<u32>) -> usize {
