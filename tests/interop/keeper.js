@@ -66,10 +66,7 @@ async function connected() {
 }
 
 /** Whatever is still being sent goes out first. */
-async function quit() {
-    await Promise.race([Promise.allSettled(clients.map((c) => c.quit())), sleep(200)]);
-    process.exit(0);
-}
+const quit = () => Promise.race([Promise.allSettled(clients.map((c) => c.quit())), sleep(200)]);
 
 // === Evidence ===
 
@@ -97,12 +94,15 @@ let terms = 0;
 async function stand() {
     await connected();
     while (!stopping) {
+        // A waiter with retryCount -1 cannot be told to stop waiting.
+        onStop = naive ? () => process.exit(0) : () => {};
         const lock = await acquire().catch(() => null);
         // redlock 5.0.0-beta.2 hands out locks that have expired; nobody who stops in time may begin with one.
         if (lock && !stopping && lock.expiration > Date.now()) await hold(lock);
         else if (lock) await release(lock).catch(() => {});
         else if (!stopping) await pauseUnlessStopped(RETRY_MS + (Math.random() * 2 - 1) * JITTER_MS);
     }
+    await quit();
 }
 
 function pauseUnlessStopped(ms) {
@@ -110,7 +110,7 @@ function pauseUnlessStopped(ms) {
 }
 
 async function hold(lock) {
-    const pen = new Pen(setup.keeper, 'none', `${host}:${process.pid}/${++terms}`);
+    const pen = new Pen(setup.record_as, 'none', `${host}:${process.pid}/${++terms}`);
     let expiration = lock.expiration;
     const at = bootNs();
     if (Date.now() >= expiration) return;
@@ -149,9 +149,9 @@ async function hold(lock) {
 // === A script that locks for itself, under keeperd ===
 
 async function underKeeperd() {
-    const child = new Pen(setup.keeper, process.env.KEEPERD_FENCING_TOKEN, `${host}:${process.pid}`);
+    const child = new Pen(process.env.KEEPERD_KEEPER, process.env.KEEPERD_FENCING_TOKEN, `${host}:${process.pid}`);
     child.write('start');
-    setInterval(() => child.write('tick'), TICK_MS);
+    const ticking = setInterval(() => child.write('tick'), TICK_MS);
     await connected();
     const patient = new Redlock(clients, { retryCount: 10, retryDelay: RETRY_MS, retryJitter: JITTER_MS });
     while (!stopping) {
@@ -161,11 +161,13 @@ async function underKeeperd() {
             say(`using: ${error.message}`);
         }
     }
+    await quit();
+    clearInterval(ticking);
     child.write('stop');
 }
 
 async function work(signal) {
-    const pen = new Pen(`${setup.keeper}-inside`, 'none', `${host}:${process.pid}/${++terms}`);
+    const pen = new Pen(setup.record_as, 'none', `${host}:${process.pid}/${++terms}`);
     pen.write('start');
     while (!stopping && !signal.aborted) {
         await pauseUnlessStopped(TICK_MS);
@@ -184,11 +186,15 @@ async function once() {
             ? new Redlock.Lock(redlock, [resource], extra, until)
             : new (from('redlock5').Lock)(redlock, [resource], extra, [], until);
     const done = what === 'extend' ? lock.extend(setup.ttl_ms) : release(lock);
-    process.stdout.write(await done.then(() => 'yes', (error) => `no: ${error.message}`));
+    fs.writeSync(1, await done.then(() => 'yes', (error) => `no: ${error.message}`));
+    await quit();
 }
 
 const roles = { hold: stand, using: underKeeperd, extend: once, release: once };
-roles[what]().then(quit, (error) => {
-    say(`${error.stack}`);
-    process.exit(70);
-});
+roles[what]().then(
+    () => process.exit(0),
+    (error) => {
+        say(error.stack);
+        process.exit(70);
+    },
+);

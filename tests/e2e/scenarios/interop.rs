@@ -1,0 +1,491 @@
+//! The npm package redlock on the same keys: keepers of both kinds exclude each other and hand over to each other.
+
+use super::figures::{quorum_free_at, summary};
+use super::{Scenario, scenario, seconds};
+use crate::checker::{Event, Life, Record};
+use crate::clock::{boot_ns, ms, nanos};
+use crate::cluster::Reply;
+use crate::legacy::{self, Client, SCRIPT, V4, V5};
+use crate::step::{Step, check, failure};
+use crate::trial::{KEEPER, Setup, TTL, Trial, VALID, millis, secs};
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const fn churn_of(name: &'static str, shows: &'static str, story: fn(&mut Trial) -> Step) -> Scenario {
+    Scenario { name, shows, story, limit: secs(75), alone: false }
+}
+
+pub const ALL: &[Scenario] = &[
+    churn_of(
+        "interop_churn_4",
+        "three daemons and three keepers with redlock 4.2.0, stopped and killed for 20 s (E2E_SECONDS)",
+        |t| churn(t, "4"),
+    ),
+    churn_of("interop_churn_5", "the same with redlock 5.0.0-beta.2", |t| churn(t, "5")),
+    scenario(
+        "interop_hand_over_4",
+        "keeperd waits for redlock 4.2.0 and follows its release and its crash; the reverse",
+        |t| hand_over(t, V4),
+    ),
+    scenario("interop_hand_over_5", "the same with redlock 5.0.0-beta.2", |t| hand_over(t, V5)),
+    scenario(
+        "interop_values",
+        "the scripts of both packages and of keeperd on each other's values, right and wrong",
+        values,
+    ),
+    scenario(
+        "interop_inside",
+        "keeperd runs a script that takes the old lock itself (using), beside a host without keeperd",
+        inside,
+    ),
+    scenario(
+        "interop_self_blocking",
+        "a waiter of redlock 5 with retryCount -1 blocks itself: nobody runs, and never two",
+        self_blocking,
+    ),
+];
+
+fn prepare(t: &mut Trial, setup: Setup, record_as: &str) -> Step {
+    t.prepare(setup)?;
+    t.prepare_legacies(record_as)?;
+    t.start_nodes()
+}
+
+/// The first start of this keeper after an instant.
+fn next_of(t: &mut Trial, keeper: &str, since: u64, within: Duration) -> Step<Option<Record>> {
+    let end = boot_ns() + nanos(within);
+    loop {
+        t.witness.look()?;
+        // From the end: in minutes of churn the log grows long. Its order of time is that of the writes, almost.
+        let recent = t.witness.records().iter().rev().take_while(|r| r.at + 1_000_000_000 > since);
+        let starts = recent.filter(|r| r.at > since && r.keeper == keeper && r.event == Event::Start);
+        let first = starts.min_by_key(|r| r.at).cloned();
+        if first.is_some() || boot_ns() > end {
+            return Ok(first);
+        }
+        t.pause(millis(1));
+    }
+}
+
+fn name_of(start: &Record) -> String {
+    start.instance.split(['.', ':']).next().unwrap_or_default().into()
+}
+
+// === Churn ===
+
+const DAEMONS: [&str; 3] = ["a", "b", "c"];
+
+/// All that ioredis has been, and the naive use that README advises against.
+fn client_of(name: &str, redlock: &'static str) -> Client {
+    let (ioredis, naive) = match name {
+        "x" => ("5", false),
+        "y" => ("4", false),
+        _ => ("6", true),
+    };
+    Client { redlock, ioredis, naive }
+}
+
+const LEGACIES: [&str; 3] = ["x", "y", "z"];
+/// The naive one.
+const NAIVE: &str = "z";
+
+struct Churn {
+    redlock: &'static str,
+    /// Hand-over times by who gave, how, and who took.
+    spans: BTreeMap<String, Vec<u64>>,
+    signals: u32,
+    /// Times at which nobody got the lock before the naive waiter was removed.
+    blocked: u32,
+}
+
+fn churn(t: &mut Trial, redlock: &'static str) -> Step {
+    prepare(t, Setup { hosts: DAEMONS.to_vec(), ..Setup::default() }, KEEPER)?;
+    let mut c = Churn { redlock, spans: BTreeMap::new(), signals: 0, blocked: 0 };
+    let end = boot_ns() + nanos(seconds().unwrap_or(secs(20)));
+    let mut since = boot_ns();
+    DAEMONS.iter().chain(&LEGACIES).try_for_each(|name| c.start(t, name))?;
+    while boot_ns() < end {
+        let holder = c.holder(t, since)?;
+        since = holder.at - 1;
+        let pause = t.chance.span_below(millis(900));
+        t.pause(pause);
+        if t.chance.below(4) == 0 {
+            c.restart_a_bystander(t, &holder)?;
+        } else {
+            c.change(t, &holder)?;
+        }
+    }
+    let last = c.holder(t, since)?;
+    let last = t.life(&last.instance)?;
+    t.runs_on(&last, secs(1))?;
+    c.report(t)
+}
+
+fn is_daemon(name: &str) -> bool {
+    DAEMONS.contains(&name)
+}
+
+fn kind(name: &str) -> &'static str {
+    if is_daemon(name) { "keeperd" } else { "npm" }
+}
+
+impl Churn {
+    fn start(&mut self, t: &mut Trial, name: &str) -> Step {
+        if is_daemon(name) { t.start(name) } else { t.start_legacy(name, client_of(name, self.redlock)) }
+    }
+
+    /// Sends one of the two signals, by chance, and waits until the process is gone.
+    fn strike(&mut self, t: &mut Trial, name: &str) -> Step<(u64, Signal)> {
+        let signal = if t.chance.below(2) == 0 { Signal::SIGTERM } else { Signal::SIGKILL };
+        self.signals += 1;
+        let at = if is_daemon(name) { t.signal(name, signal)? } else { t.signal_legacy(name, signal)? };
+        if is_daemon(name) {
+            t.daemon(name)?.await_exit(secs(4))?;
+        } else {
+            t.legacy(name)?.await_exit(secs(4))?;
+        }
+        Ok((at, signal))
+    }
+
+    /// Who has the lock now, or gets it next: the youngest start after `since`, if it still shows signs of life.
+    fn holder(&mut self, t: &mut Trial, since: u64) -> Step<Record> {
+        let mut holder = self.next(t, since)?;
+        loop {
+            let later = next_of(t, KEEPER, holder.at, Duration::ZERO)?;
+            match later {
+                Some(later) => holder = later,
+                None if is_silent(t, &holder) => holder = self.next(t, holder.at)?,
+                None => return Ok(holder),
+            }
+        }
+    }
+
+    /// The next start. If there is none although processes of both kinds stand for it, the naive waiter is in everybody's
+    /// way, itself included: a person would have to end it, so we do.
+    fn next(&mut self, t: &mut Trial, since: u64) -> Step<Record> {
+        if let Some(start) = next_of(t, KEEPER, since, 2 * TTL + secs(1))? {
+            return Ok(start);
+        }
+        self.blocked += 1;
+        t.note("nobody got the lock: end the naive waiter");
+        t.signal_legacy(NAIVE, Signal::SIGKILL)?;
+        t.legacy(NAIVE)?.await_exit(secs(4))?;
+        let start = next_of(t, KEEPER, since, 2 * TTL + secs(1))?;
+        self.start(t, NAIVE)?;
+        start.ok_or_else(|| failure("nobody gets the lock, although nobody is in the way"))
+    }
+
+    /// Ends the holder; or, so that the slower kind gets its turn, all daemons.
+    fn change(&mut self, t: &mut Trial, holder: &Record) -> Step {
+        let from = name_of(holder);
+        let mut ended = vec![from.clone()];
+        if is_daemon(&from) && t.chance.below(3) > 0 {
+            for other in DAEMONS.into_iter().filter(|d| *d != from) {
+                self.strike(t, other)?;
+                ended.push(other.into());
+            }
+        }
+        let (at, signal) = self.strike(t, &from)?;
+        // Nobody releases the lock of a killed legacy keeper: what counts is the time after it expired.
+        let crashed = signal == Signal::SIGKILL && !is_daemon(&from);
+        let free = if crashed { quorum_free_at(t)? } else { at };
+        let blocked = self.blocked;
+        let to = self.next(t, at)?;
+        check(to.at + 2_000_000 >= free, format!("{} began before the lock of {from} expired", to.instance))?;
+        if blocked == self.blocked {
+            let how = if crashed { "expiry after SIGKILL" } else { signal.as_str() };
+            let what = format!("{} → {} on {how}", kind(&from), kind(&name_of(&to)));
+            self.spans.entry(what).or_default().push(to.at.saturating_sub(free));
+        }
+        for name in ended {
+            let pause = t.chance.span_below(millis(200));
+            t.pause(pause);
+            self.start(t, &name)?;
+        }
+        Ok(())
+    }
+
+    fn restart_a_bystander(&mut self, t: &mut Trial, holder: &Record) -> Step {
+        let holder = name_of(holder);
+        let others: Vec<&str> =
+            DAEMONS.iter().chain(&LEGACIES).copied().filter(|name| *name != holder).collect();
+        let index = t.chance.below(others.len() as u64);
+        let name = others[usize::try_from(index).expect("a small index")];
+        self.strike(t, name)?;
+        self.start(t, name)
+    }
+
+    fn report(&mut self, t: &mut Trial) -> Step {
+        let lives = t.witness.lives(KEEPER);
+        let npm = lives.iter().filter(|l| l.is_legacy()).count();
+        check(npm >= 2 && lives.len() >= npm + 2, format!("{npm} of {} terms say nothing", lives.len()))?;
+        t.figure(format!("{} signals", self.signals));
+        t.figure(format!("{} times blocked by the naive waiter", self.blocked));
+        for (what, spans) in &mut self.spans {
+            t.figure(format!("{what}: {}", summary(spans)));
+        }
+        Ok(())
+    }
+}
+
+fn is_silent(t: &Trial, start: &Record) -> bool {
+    let records = t.witness.records().iter().rev().take(500);
+    let last = records.filter(|r| r.instance == start.instance).map(|r| r.at).max();
+    boot_ns().saturating_sub(last.unwrap_or(start.at)) > nanos(millis(500))
+}
+
+// === One after the other ===
+
+fn hand_over(t: &mut Trial, client: Client) -> Step {
+    prepare(t, Setup::default(), KEEPER)?;
+    t.start_legacy("x", client)?;
+    let first = t.next_child(boot_ns(), secs(5))?;
+    t.start_all()?;
+    t.runs_on(&first, 2 * TTL + millis(500))?;
+    sees_a_stranger(t, "a")?;
+
+    let at = t.signal_legacy("x", Signal::SIGTERM)?;
+    let second = t.successor_of_host("x", at, millis(500))?;
+    t.figure(format!("npm released, keeperd runs after {}", ms(second.start - at)));
+    t.start_legacy("y", client)?;
+    t.runs_on(&second, 2 * TTL + millis(500))?;
+
+    let holder = Trial::holder_of(&second);
+    let other = if holder == "a" { "b" } else { "a" };
+    t.signal(other, Signal::SIGTERM)?;
+    t.daemon(other)?.await_exit(secs(2))?;
+    let at = t.signal(&holder, Signal::SIGTERM)?;
+    let third = t.successor(&second, at, millis(1500))?;
+    check(third.is_legacy(), format!("{} and not y took over", third.instance))?;
+    t.figure(format!("keeperd released, npm runs after {}", ms(third.start - at)));
+    t.daemon(&holder)?.await_exit(secs(2))?;
+    t.start_all()?;
+    t.runs_on(&third, secs(1))?;
+
+    t.random_moment();
+    let at = t.signal_legacy("y", Signal::SIGKILL)?;
+    let free = quorum_free_at(t)?;
+    let fourth = t.successor_of_host("y", at, TTL + secs(1))?;
+    check(fourth.start + 2_000_000 >= free, "keeperd began before the lock expired")?;
+    t.figure(format!("npm killed, keeperd runs {} after expiry", ms(fourth.start.saturating_sub(free))));
+    t.runs_on(&fourth, secs(1))
+}
+
+/// The standby names the value it waits for, and no host.
+fn sees_a_stranger(t: &mut Trial, host: &str) -> Step {
+    let status = t.daemon(host)?.keeper_status(KEEPER)?;
+    let value = t.node('A').get(&Trial::lock_key())?;
+    let seen = &status["holder"];
+    let agrees = status["role"] == "standby" && seen["value"].as_str() == value.as_deref();
+    check(agrees && seen["host"].is_null(), format!("the lock is {value:?}, status says {status}"))
+}
+
+// === Values ===
+
+fn values(t: &mut Trial) -> Step {
+    prepare(t, Setup::default(), KEEPER)?;
+    let begun = boot_ns();
+    t.start_all()?;
+    let mut child = t.next_child(begun, secs(3))?;
+    for client in [V4, V5] {
+        let value = value_everywhere(t)?;
+        let wrong = value.chars().rev().collect::<String>();
+        for what in ["extend", "release"] {
+            check(!legacy::once(t.dir(), what, client, &wrong)?, format!("{what} of a wrong value passed"))?;
+        }
+        check(legacy::once(t.dir(), "extend", client, &value)?, "the package cannot extend keeperd's value")?;
+        t.runs_on(&child, millis(500))?;
+        check(value_everywhere(t)? == value, "the package changed the value")?;
+        let at = t.note("the package releases keeperd's lock");
+        check(legacy::once(t.dir(), "release", client, &value)?, "the package cannot release it")?;
+        let next = t.next_child(at, secs(2))?;
+        check(t.life(&child.instance)?.stopped, "the child of a deleted lock was not stopped politely")?;
+        child = next;
+    }
+    stop_all_daemons(t)?;
+    keeperds_scripts(t)
+}
+
+fn stop_all_daemons(t: &mut Trial) -> Step {
+    for host in ["a", "b"] {
+        t.daemon(host)?.grow_up();
+        t.signal(host, Signal::SIGTERM)?;
+        t.daemon(host)?.await_exit(secs(3))?;
+    }
+    Ok(())
+}
+
+/// 32 lower-case hex digits as the package's own, the same on all nodes.
+fn value_everywhere(t: &Trial) -> Step<String> {
+    let key = Trial::lock_key();
+    let mut values = Vec::new();
+    for node in &t.nodes {
+        let is = node.ask(&["TYPE", &key])?;
+        check(is == Reply::Text("string".into()), format!("{key} on redis-{}: {is:?}", node.name))?;
+        node.expires_at(&key)?;
+        values.extend(node.get(&key)?);
+    }
+    let value = values.first().cloned().unwrap_or_default();
+    let looks_like_one = value.len() == 32 && value.bytes().all(|b| b"0123456789abcdef".contains(&b));
+    let same = values.len() == t.nodes.len() && values.iter().all(|v| *v == value);
+    check(looks_like_one && same, format!("values {values:?}"))?;
+    Ok(value)
+}
+
+macro_rules! script {
+    ($name:literal) => {
+        concat!(
+            include_str!("../../../src/lock/redis/prelude.lua"),
+            include_str!(concat!("../../../src/lock/redis/", $name))
+        )
+    };
+}
+
+/// keeperd's scripts on the package's value: told apart, left alone, deleted on equality.
+fn keeperds_scripts(t: &mut Trial) -> Step {
+    let begun = boot_ns();
+    t.start_legacy("x", V5)?;
+    let child = t.next_child(begun, secs(5))?;
+    t.pause(millis(100)); // the third node's vote may be on its way
+    let value = value_everywhere(t)?;
+    check(classify(t, &value)? == "ok", "extend does not know the package's value")?;
+    check(classify(t, "wrong")? == "foreign", "extend takes the package's value for another")?;
+    release(t, "wrong")?;
+    t.runs_on(&child, TTL)?;
+    check(value_everywhere(t)? == value, "a release of another value touched the lock")?;
+    t.signal_legacy("x", Signal::SIGKILL)?;
+    release(t, &value)?;
+    let left = t.node('A').get(&Trial::lock_key())?;
+    check(left.is_none(), format!("released, and still there: {left:?}"))?;
+    let at = boot_ns();
+    t.start_all()?;
+    let next = t.next_child(at, secs(1))?;
+    t.runs_on(&next, millis(500))
+}
+
+fn keys() -> [String; 4] {
+    let lock = Trial::lock_key();
+    [
+        lock.clone(),
+        format!("keeperd:lease:{{{lock}}}"),
+        format!("keeperd:fence:{{{lock}}}"),
+        "keeperd:node".into(),
+    ]
+}
+
+/// What `extend` with ttl 0 says: it only looks.
+fn classify(t: &Trial, value: &str) -> Step<String> {
+    let [lock, shadow, fence, marker] = keys();
+    let words = [
+        "EVAL",
+        script!("extend.lua"),
+        "4",
+        &lock,
+        &shadow,
+        &fence,
+        &marker,
+        value,
+        "0",
+        "0",
+        "0",
+        "0",
+        "-",
+        "0",
+    ];
+    let Reply::List(mut reply) = t.nodes[0].ask(&words)? else { return Err(failure("no list")) };
+    reply.swap_remove(1).text().ok_or_else(|| failure("no tag"))
+}
+
+fn release(t: &Trial, value: &str) -> Step {
+    let [lock, shadow, fence, _] = keys();
+    for node in &t.nodes {
+        node.ask(&["EVAL", script!("release.lua"), "3", &lock, &shadow, &fence, value])?;
+    }
+    Ok(())
+}
+
+// === A script that locks for itself ===
+
+const INSIDE: &str = "oracle-inside";
+
+fn inside(t: &mut Trial) -> Step {
+    let script = vec!["node", SCRIPT, "using", "5", "5"];
+    let setup = Setup {
+        command_of: vec![("a", script.clone()), ("b", script)],
+        keeper_lines: "lock = \"keeperd-oracle\"",
+        ..Setup::default()
+    };
+    prepare(t, setup, INSIDE)?;
+    t.start_legacy("x", V5)?;
+    let old_host = inner(t, boot_ns(), secs(5))?;
+    let begun = boot_ns();
+    t.start_all()?;
+    let child = t.next_child(begun, secs(5))?;
+    t.runs_on(&child, TTL)?;
+    check(
+        newest_inner(t)?.instance == old_host.instance,
+        "the script inside keeperd did not wait for the old host",
+    )?;
+
+    let at = t.signal_legacy("x", Signal::SIGTERM)?;
+    let first = inner(t, at, secs(3))?;
+    t.figure(format!("old host stopped: script works after {}", ms(first.start - at)));
+    t.runs_on(&child, TTL)?;
+
+    for (signal, name) in [(Signal::SIGTERM, "SIGTERM"), (Signal::SIGKILL, "SIGKILL")] {
+        t.random_moment();
+        let child = newest_inner(t)?;
+        let host = Trial::holder_of(&child);
+        let at = t.signal(&host, signal)?;
+        let next = inner(t, at, TTL + secs(3))?;
+        check(Trial::holder_of(&next) != host, format!("{} works, on the same host", next.instance))?;
+        t.figure(format!("{name} to keeperd: script works elsewhere after {}", ms(next.start - at)));
+        t.daemon(&host)?.await_exit(secs(2))?;
+        t.start(&host)?;
+    }
+    t.locks_may_linger = true; // a script that did not get out of `using` within stop_timeout leaves its own lock
+    t.pause(secs(1));
+    let seen = t.witness.lives(INSIDE).len();
+    check(seen == 4, format!("the script worked {seen} times instead of 4"))
+}
+
+fn inner(t: &mut Trial, since: u64, within: Duration) -> Step<Life> {
+    let start = next_of(t, INSIDE, since, within)?;
+    let start = start.ok_or_else(|| failure("no script has the inner lock"))?;
+    let lives = t.witness.lives(INSIDE);
+    lives.into_iter().find(|l| l.instance == start.instance).ok_or_else(|| failure("no such life"))
+}
+
+fn newest_inner(t: &mut Trial) -> Step<Life> {
+    t.witness.look()?;
+    let newest = t.witness.lives(INSIDE).pop();
+    newest.ok_or_else(|| failure("the script never worked"))
+}
+
+// === The trap ===
+
+/// Node C is dead, B is taken for a second: the waiter takes A, later B, refuses itself on each, and never gets both at once.
+fn self_blocking(t: &mut Trial) -> Step {
+    prepare(t, Setup::default(), KEEPER)?;
+    t.note("kill redis-C; redis-B is taken for 1 s");
+    t.node('C').kill();
+    t.node('B').ask(&["SET", &Trial::lock_key(), "somebody", "PX", "1000"])?;
+    t.start_legacy("x", Client { naive: true, ..V5 })?;
+    t.pause(millis(1500));
+    t.start_all()?;
+    let (mut blocked, mut free) = (0, 0);
+    for _ in 0..160 {
+        t.pause(millis(50));
+        let key = Trial::lock_key();
+        let (a, b) = (t.node('A').get(&key)?, t.node('B').get(&key)?);
+        t.witness.look()?;
+        let runs = t.witness.starts(KEEPER).next().is_some();
+        blocked += u32::from(!runs && a.is_some() && a == b);
+        free += u32::from(!runs && a != b);
+    }
+    t.figure(format!("8 s: blocked in {blocked} samples, one node free in {free} of 160"));
+    let at = t.signal_legacy("x", Signal::SIGKILL)?;
+    let child = t.somebody_runs(at, VALID + secs(2))?;
+    t.runs_on(&child, secs(1))
+}
