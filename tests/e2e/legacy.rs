@@ -21,7 +21,7 @@ const MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.cache/interop/node_
 pub struct Client {
     pub redlock: &'static str,
     pub ioredis: &'static str,
-    /// `retryCount: -1` and ioredis as it comes, not a loop of its own as keeperd's README advises.
+    /// `retryCount: -1` instead of a loop of its own, which keeperd's README advises.
     pub naive: bool,
 }
 
