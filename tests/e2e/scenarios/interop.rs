@@ -1,28 +1,17 @@
 //! The npm package redlock on the same keys: keepers of both kinds exclude each other and hand over to each other.
 
-use super::figures::{quorum_free_at, summary};
-use super::{Scenario, scenario, seconds};
-use crate::checker::{Event, Life, Record};
+use super::figures::quorum_free_at;
+use super::{Scenario, scenario};
+use crate::checker::{Event, Fault, Life, Record};
 use crate::clock::{boot_ns, ms, nanos};
 use crate::cluster::Reply;
 use crate::legacy::{self, Client, SCRIPT, V4, V5};
 use crate::step::{Step, check, failure};
 use crate::trial::{KEEPER, Setup, TTL, Trial, VALID, millis, secs};
 use nix::sys::signal::Signal;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-const fn churn_of(name: &'static str, shows: &'static str, story: fn(&mut Trial) -> Step) -> Scenario {
-    Scenario { name, shows, story, limit: secs(75), alone: false }
-}
-
 pub const ALL: &[Scenario] = &[
-    churn_of(
-        "interop_churn_4",
-        "three daemons and three keepers with redlock 4.2.0, stopped and killed for 20 s (E2E_SECONDS)",
-        |t| churn(t, "4"),
-    ),
-    churn_of("interop_churn_5", "the same with redlock 5.0.0-beta.2", |t| churn(t, "5")),
     scenario(
         "interop_hand_over_4",
         "keeperd waits for redlock 4.2.0 and follows its release and its crash; the reverse",
@@ -44,16 +33,21 @@ pub const ALL: &[Scenario] = &[
         "a waiter of redlock 5 with retryCount -1 blocks itself: nobody runs, and never two",
         self_blocking,
     ),
+    scenario(
+        "control_interop_deleted",
+        "the lock of a keeper without keeperd is deleted by hand: MUST be flagged",
+        deleted,
+    ),
 ];
 
-fn prepare(t: &mut Trial, setup: Setup, record_as: &str) -> Step {
+pub(super) fn prepare(t: &mut Trial, setup: Setup, record_as: &str) -> Step {
     t.prepare(setup)?;
     t.prepare_legacies(record_as)?;
     t.start_nodes()
 }
 
 /// The first start of this keeper after an instant.
-fn next_of(t: &mut Trial, keeper: &str, since: u64, within: Duration) -> Step<Option<Record>> {
+pub(super) fn next_of(t: &mut Trial, keeper: &str, since: u64, within: Duration) -> Step<Option<Record>> {
     let end = boot_ns() + nanos(within);
     loop {
         t.witness.look()?;
@@ -66,173 +60,6 @@ fn next_of(t: &mut Trial, keeper: &str, since: u64, within: Duration) -> Step<Op
         }
         t.pause(millis(1));
     }
-}
-
-fn name_of(start: &Record) -> String {
-    start.instance.split(['.', ':']).next().unwrap_or_default().into()
-}
-
-// === Churn ===
-
-const DAEMONS: [&str; 3] = ["a", "b", "c"];
-
-/// All that ioredis has been, and the naive use that README advises against.
-fn client_of(name: &str, redlock: &'static str) -> Client {
-    let (ioredis, naive) = match name {
-        "x" => ("5", false),
-        "y" => ("4", false),
-        _ => ("6", true),
-    };
-    Client { redlock, ioredis, naive }
-}
-
-const LEGACIES: [&str; 3] = ["x", "y", "z"];
-/// The naive one.
-const NAIVE: &str = "z";
-
-struct Churn {
-    redlock: &'static str,
-    /// Hand-over times by who gave, how, and who took.
-    spans: BTreeMap<String, Vec<u64>>,
-    signals: u32,
-    /// Times at which nobody got the lock before the naive waiter was removed.
-    blocked: u32,
-}
-
-fn churn(t: &mut Trial, redlock: &'static str) -> Step {
-    prepare(t, Setup { hosts: DAEMONS.to_vec(), ..Setup::default() }, KEEPER)?;
-    let mut c = Churn { redlock, spans: BTreeMap::new(), signals: 0, blocked: 0 };
-    let end = boot_ns() + nanos(seconds().unwrap_or(secs(20)));
-    let mut since = boot_ns();
-    DAEMONS.iter().chain(&LEGACIES).try_for_each(|name| c.start(t, name))?;
-    while boot_ns() < end {
-        let holder = c.holder(t, since)?;
-        since = holder.at - 1;
-        let pause = t.chance.span_below(millis(900));
-        t.pause(pause);
-        if t.chance.below(4) == 0 {
-            c.restart_a_bystander(t, &holder)?;
-        } else {
-            c.change(t, &holder)?;
-        }
-    }
-    let last = c.holder(t, since)?;
-    let last = t.life(&last.instance)?;
-    t.runs_on(&last, secs(1))?;
-    c.report(t)
-}
-
-fn is_daemon(name: &str) -> bool {
-    DAEMONS.contains(&name)
-}
-
-fn kind(name: &str) -> &'static str {
-    if is_daemon(name) { "keeperd" } else { "npm" }
-}
-
-impl Churn {
-    fn start(&mut self, t: &mut Trial, name: &str) -> Step {
-        if is_daemon(name) { t.start(name) } else { t.start_legacy(name, client_of(name, self.redlock)) }
-    }
-
-    /// Sends one of the two signals, by chance, and waits until the process is gone.
-    fn strike(&mut self, t: &mut Trial, name: &str) -> Step<(u64, Signal)> {
-        let signal = if t.chance.below(2) == 0 { Signal::SIGTERM } else { Signal::SIGKILL };
-        self.signals += 1;
-        let at = if is_daemon(name) { t.signal(name, signal)? } else { t.signal_legacy(name, signal)? };
-        if is_daemon(name) {
-            t.daemon(name)?.await_exit(secs(4))?;
-        } else {
-            t.legacy(name)?.await_exit(secs(4))?;
-        }
-        Ok((at, signal))
-    }
-
-    /// Who has the lock now, or gets it next: the youngest start after `since`, if it still shows signs of life.
-    fn holder(&mut self, t: &mut Trial, since: u64) -> Step<Record> {
-        let mut holder = self.next(t, since)?;
-        loop {
-            let later = next_of(t, KEEPER, holder.at, Duration::ZERO)?;
-            match later {
-                Some(later) => holder = later,
-                None if is_silent(t, &holder) => holder = self.next(t, holder.at)?,
-                None => return Ok(holder),
-            }
-        }
-    }
-
-    /// The next start. If there is none although processes of both kinds stand for it, the naive waiter is in everybody's
-    /// way, itself included: a person would have to end it, so we do.
-    fn next(&mut self, t: &mut Trial, since: u64) -> Step<Record> {
-        if let Some(start) = next_of(t, KEEPER, since, 2 * TTL + secs(1))? {
-            return Ok(start);
-        }
-        self.blocked += 1;
-        t.note("nobody got the lock: end the naive waiter");
-        t.signal_legacy(NAIVE, Signal::SIGKILL)?;
-        t.legacy(NAIVE)?.await_exit(secs(4))?;
-        let start = next_of(t, KEEPER, since, 2 * TTL + secs(1))?;
-        self.start(t, NAIVE)?;
-        start.ok_or_else(|| failure("nobody gets the lock, although nobody is in the way"))
-    }
-
-    /// Ends the holder; or, so that the slower kind gets its turn, all daemons.
-    fn change(&mut self, t: &mut Trial, holder: &Record) -> Step {
-        let from = name_of(holder);
-        let mut ended = vec![from.clone()];
-        if is_daemon(&from) && t.chance.below(3) > 0 {
-            for other in DAEMONS.into_iter().filter(|d| *d != from) {
-                self.strike(t, other)?;
-                ended.push(other.into());
-            }
-        }
-        let (at, signal) = self.strike(t, &from)?;
-        // Nobody releases the lock of a killed legacy keeper: what counts is the time after it expired.
-        let crashed = signal == Signal::SIGKILL && !is_daemon(&from);
-        let free = if crashed { quorum_free_at(t)? } else { at };
-        let blocked = self.blocked;
-        let to = self.next(t, at)?;
-        check(to.at + 2_000_000 >= free, format!("{} began before the lock of {from} expired", to.instance))?;
-        if blocked == self.blocked {
-            let how = if crashed { "expiry after SIGKILL" } else { signal.as_str() };
-            let what = format!("{} → {} on {how}", kind(&from), kind(&name_of(&to)));
-            self.spans.entry(what).or_default().push(to.at.saturating_sub(free));
-        }
-        for name in ended {
-            let pause = t.chance.span_below(millis(200));
-            t.pause(pause);
-            self.start(t, &name)?;
-        }
-        Ok(())
-    }
-
-    fn restart_a_bystander(&mut self, t: &mut Trial, holder: &Record) -> Step {
-        let holder = name_of(holder);
-        let others: Vec<&str> =
-            DAEMONS.iter().chain(&LEGACIES).copied().filter(|name| *name != holder).collect();
-        let index = t.chance.below(others.len() as u64);
-        let name = others[usize::try_from(index).expect("a small index")];
-        self.strike(t, name)?;
-        self.start(t, name)
-    }
-
-    fn report(&mut self, t: &mut Trial) -> Step {
-        let lives = t.witness.lives(KEEPER);
-        let npm = lives.iter().filter(|l| l.is_legacy()).count();
-        check(npm >= 2 && lives.len() >= npm + 2, format!("{npm} of {} terms say nothing", lives.len()))?;
-        t.figure(format!("{} signals", self.signals));
-        t.figure(format!("{} times blocked by the naive waiter", self.blocked));
-        for (what, spans) in &mut self.spans {
-            t.figure(format!("{what}: {}", summary(spans)));
-        }
-        Ok(())
-    }
-}
-
-fn is_silent(t: &Trial, start: &Record) -> bool {
-    let records = t.witness.records().iter().rev().take(500);
-    let last = records.filter(|r| r.instance == start.instance).map(|r| r.at).max();
-    boot_ns().saturating_sub(last.unwrap_or(start.at)) > nanos(millis(500))
 }
 
 // === One after the other ===
@@ -488,4 +315,25 @@ fn self_blocking(t: &mut Trial) -> Step {
     let at = t.signal_legacy("x", Signal::SIGKILL)?;
     let child = t.somebody_runs(at, VALID + secs(2))?;
     t.runs_on(&child, secs(1))
+}
+
+// === What nothing helps against ===
+
+/// It works on until its next extension, and nobody else can know.
+fn deleted(t: &mut Trial) -> Step {
+    prepare(t, Setup::default(), KEEPER)?;
+    t.must_be_flagged = Some(Fault::Overlap);
+    t.start_legacy("x", V4)?;
+    let old = t.next_child(boot_ns(), secs(5))?;
+    t.start_all()?;
+    // It extends every second: well after one and before the next, so that it cannot notice in time by luck.
+    let moment = old.start + 1_100_000_000 + t.chance.below(500_000_000);
+    t.pause(Duration::from_nanos(moment.saturating_sub(boot_ns())));
+    let at = t.note("delete the lock everywhere");
+    for node in &t.nodes {
+        node.ask(&["DEL", &Trial::lock_key()])?;
+    }
+    t.successor_of_host("x", at, secs(1))?;
+    t.pause(secs(1));
+    Ok(())
 }

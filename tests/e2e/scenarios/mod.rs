@@ -7,6 +7,7 @@ use crate::trial::Trial;
 use std::time::Duration;
 
 mod children;
+mod churn;
 mod control;
 mod daemons;
 mod figures;
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Scenario> {
         local::ALL,
         mix::ALL,
         interop::ALL,
+        churn::ALL,
         control::ALL,
         figures::ALL,
     ];
