@@ -16,7 +16,9 @@ const path = require('node:path');
 const { createRequire } = require('node:module');
 
 const setup = JSON.parse(fs.readFileSync('legacy.json', 'utf8'));
-const [what, redlockVersion, ioredisVersion, extra] = process.argv.slice(2);
+const [what, redlockVersion, ioredisAsked, extra] = process.argv.slice(2);
+// ioredis 6 needs Node 20.
+const ioredisVersion = ioredisAsked === '6' && parseInt(process.versions.node, 10) < 20 ? '5' : ioredisAsked;
 const naive = extra === 'forever';
 const from = createRequire(path.join(setup.modules, 'keeper.js'));
 const Redis = from(`ioredis${ioredisVersion}`).default ?? from(`ioredis${ioredisVersion}`);
@@ -32,6 +34,8 @@ const host = process.env.E2E_HOST ?? 'nobody.1';
 const bootNs = () => process.hrtime.bigint() + BigInt(setup.boot_minus_monotonic_ns);
 const say = (text) => process.stderr.write(`${bootNs()} ${text}\n`);
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+say(`up after ${Math.round(process.uptime() * 1000)} ms`);
 
 let stopping = false;
 let onStop = () => {};
@@ -64,6 +68,7 @@ async function connected() {
     if (naive) return;
     const until = Date.now() + 1000;
     while (clients.some((c) => c.status !== 'ready') && Date.now() < until) await sleep(5);
+    say(`clients: ${clients.map((c) => c.status).join(', ')}`);
 }
 
 /** Whatever is still being sent goes out first. */

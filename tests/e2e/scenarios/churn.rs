@@ -4,7 +4,7 @@ use super::figures::{quorum_free_at, summary};
 use super::interop::{next_of, prepare};
 use super::{Scenario, seconds};
 use crate::checker::Record;
-use crate::clock::{boot_ns, nanos};
+use crate::clock::{boot_ns, ms, nanos};
 use crate::legacy::Client;
 use crate::step::{Step, check, failure};
 use crate::trial::{KEEPER, Setup, TTL, Trial, millis, secs};
@@ -118,8 +118,12 @@ impl Churn {
     /// The next start. If there is none although processes of both kinds stand for it, the naive waiter is in everybody's
     /// way, itself included: a person would have to end it, so we do.
     fn next(&mut self, t: &mut Trial, since: u64) -> Step<Record> {
-        if let Some(start) = next_of(t, KEEPER, since, 2 * TTL + secs(1))? {
-            return Ok(start);
+        for _ in 0..5 {
+            if let Some(start) = next_of(t, KEEPER, since, secs(1))? {
+                return Ok(start);
+            }
+            let votes = votes(t)?;
+            t.note(format!("nobody yet: {votes}"));
         }
         self.blocked += 1;
         t.note("nobody gets the lock: end the naive waiter");
@@ -181,6 +185,23 @@ impl Churn {
         }
         Ok(())
     }
+}
+
+/// Whose key stands where, for the log of a slow hand-over.
+fn votes(t: &Trial) -> Step<String> {
+    let lock = Trial::lock_key();
+    let mut said = Vec::new();
+    for node in &t.nodes {
+        let value = node.get(&lock)?;
+        let shadow = node.get(&format!("keeperd:lease:{{{lock}}}"))?;
+        let left = node.expires_at(&lock)?.map(|at| ms(at.saturating_sub(boot_ns())));
+        said.push(match value {
+            None => format!("{}: free", node.name),
+            Some(v) if shadow.as_ref() == Some(&v) => format!("{}: keeperd {v} {left:?}", node.name),
+            Some(v) => format!("{}: npm {v} {left:?}", node.name),
+        });
+    }
+    Ok(said.join(", "))
 }
 
 fn is_silent(t: &Trial, start: &Record) -> bool {

@@ -40,6 +40,9 @@ pub const ALL: &[Scenario] = &[
     ),
 ];
 
+/// Node takes 0.2 s to start, and on a machine with other things to do much longer.
+const NODE_STARTS: Duration = secs(20);
+
 pub(super) fn prepare(t: &mut Trial, setup: Setup, record_as: &str) -> Step {
     t.prepare(setup)?;
     t.prepare_legacies(record_as)?;
@@ -67,7 +70,7 @@ pub(super) fn next_of(t: &mut Trial, keeper: &str, since: u64, within: Duration)
 fn hand_over(t: &mut Trial, client: Client) -> Step {
     prepare(t, Setup::default(), KEEPER)?;
     t.start_legacy("x", client)?;
-    let first = t.next_child(boot_ns(), secs(5))?;
+    let first = t.next_child(boot_ns(), NODE_STARTS)?;
     t.start_all()?;
     t.runs_on(&first, 2 * TTL + millis(500))?;
     sees_a_stranger(t, "a")?;
@@ -173,7 +176,7 @@ macro_rules! script {
 fn keeperds_scripts(t: &mut Trial) -> Step {
     let begun = boot_ns();
     t.start_legacy("x", V5)?;
-    let child = t.next_child(begun, secs(5))?;
+    let child = t.next_child(begun, NODE_STARTS)?;
     t.pause(millis(100)); // the third node's vote may be on its way
     let value = value_everywhere(t)?;
     check(classify(t, &value)? == "ok", "extend does not know the package's value")?;
@@ -245,10 +248,10 @@ fn inside(t: &mut Trial) -> Step {
     };
     prepare(t, setup, INSIDE)?;
     t.start_legacy("x", V5)?;
-    let old_host = inner(t, boot_ns(), secs(5))?;
+    let old_host = inner(t, boot_ns(), NODE_STARTS)?;
     let begun = boot_ns();
     t.start_all()?;
-    let child = t.next_child(begun, secs(5))?;
+    let child = t.next_child(begun, NODE_STARTS)?;
     t.runs_on(&child, TTL)?;
     check(
         newest_inner(t)?.instance == old_host.instance,
@@ -324,7 +327,7 @@ fn deleted(t: &mut Trial) -> Step {
     prepare(t, Setup::default(), KEEPER)?;
     t.must_be_flagged = Some(Fault::Overlap);
     t.start_legacy("x", V4)?;
-    let old = t.next_child(boot_ns(), secs(5))?;
+    let old = t.next_child(boot_ns(), NODE_STARTS)?;
     t.start_all()?;
     // It extends every second: well after one and before the next, so that it cannot notice in time by luck.
     let moment = old.start + 1_100_000_000 + t.chance.below(500_000_000);
