@@ -1,10 +1,11 @@
 //! Daemons and keepers with the npm package redlock on one lock, stopped and killed for as long as one likes.
 
-use super::figures::{quorum_free_at, summary};
-use super::interop::{next_of, prepare};
+use super::figures::summary;
+use super::interop::{free_of, next_of, prepare, value_on_quorum};
 use super::{Scenario, seconds};
 use crate::checker::Record;
 use crate::clock::{boot_ns, ms, nanos};
+use crate::cluster::Node;
 use crate::legacy::Client;
 use crate::step::{Step, check, failure};
 use crate::trial::{KEEPER, Setup, TTL, Trial, millis, secs};
@@ -122,7 +123,7 @@ impl Churn {
             if let Some(start) = next_of(t, KEEPER, since, secs(1))? {
                 return Ok(start);
             }
-            let votes = votes(t)?;
+            let votes = votes(t);
             t.note(format!("nobody yet: {votes}"));
         }
         self.blocked += 1;
@@ -144,10 +145,11 @@ impl Churn {
                 ended.push(other.into());
             }
         }
+        let value = value_on_quorum(t);
         let (at, signal) = self.strike(t, &from)?;
         // Nobody releases the lock of a killed legacy keeper: what counts is the time after it expired.
         let crashed = signal == Signal::SIGKILL && !is_daemon(&from);
-        let free = if crashed { quorum_free_at(t)? } else { at };
+        let free = if crashed { at.max(free_of(t, value.as_deref())) } else { at };
         let blocked = self.blocked;
         let to = self.next(t, at)?;
         check(to.at + 2_000_000 >= free, format!("{} began before the lock of {from} expired", to.instance))?;
@@ -188,20 +190,20 @@ impl Churn {
 }
 
 /// Whose key stands where, for the log of a slow hand-over.
-fn votes(t: &Trial) -> Step<String> {
+fn votes(t: &Trial) -> String {
     let lock = Trial::lock_key();
-    let mut said = Vec::new();
-    for node in &t.nodes {
+    let of_node = |node: &Node| -> Step<String> {
         let value = node.get(&lock)?;
         let shadow = node.get(&format!("keeperd:lease:{{{lock}}}"))?;
-        let left = node.expires_at(&lock)?.map(|at| ms(at.saturating_sub(boot_ns())));
-        said.push(match value {
-            None => format!("{}: free", node.name),
-            Some(v) if shadow.as_ref() == Some(&v) => format!("{}: keeperd {v} {left:?}", node.name),
-            Some(v) => format!("{}: npm {v} {left:?}", node.name),
-        });
-    }
-    Ok(said.join(", "))
+        let left = node.expires_at(&lock)?.map_or(0, |at| at.saturating_sub(boot_ns()));
+        Ok(match value {
+            None => "free".into(),
+            Some(v) if shadow.as_ref() == Some(&v) => format!("keeperd {v} for {}", ms(left)),
+            Some(v) => format!("npm {v} for {}", ms(left)),
+        })
+    };
+    let said = t.nodes.iter().map(|n| format!("{}: {}", n.name, of_node(n).unwrap_or_else(|f| f.why)));
+    said.collect::<Vec<_>>().join(", ")
 }
 
 fn is_silent(t: &Trial, start: &Record) -> bool {

@@ -101,7 +101,7 @@ fn machine_lost(t: &mut Trial) -> Step {
 }
 
 /// When the lock will have expired on a quorum.
-pub(super) fn quorum_free_at(t: &Trial) -> Step<u64> {
+fn quorum_free_at(t: &Trial) -> Step<u64> {
     let key = Trial::lock_key();
     let mut ends = Vec::new();
     for node in &t.nodes {
