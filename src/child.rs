@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 
 /// Variables that are keeperd's own and would mislead a child (DESIGN.md 2.3).
-const OURS: [&str; 7] = [
+const OURS: [&str; 11] = [
     "NOTIFY_SOCKET",
     "CREDENTIALS_DIRECTORY",
     "KEEPERD_REDIS_PASSWORD",
@@ -16,6 +16,11 @@ const OURS: [&str; 7] = [
     "LISTEN_PID",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
+    // Set anew for each term: of two, some programs would take the first.
+    "KEEPERD_KEEPER",
+    "KEEPERD_LOCK_KEY",
+    "KEEPERD_FENCING_TOKEN",
+    "KEEPERD_TTL_MS",
 ];
 const OURS_PREFIXES: [&str; 2] = ["LISTEN_", "WATCHDOG_"];
 /// Where commands are looked up when nothing says so.

@@ -96,6 +96,9 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     };
     let pass_commands = async {
         while let Some(command) = commands.recv().await {
+            if handles.is_empty() && matches!(command, Command::Drain | Command::Kill) {
+                return;
+            }
             for keeper in &handles {
                 // A keeper with sixteen commands waiting has been told.
                 let _ = keeper.try_send(command);

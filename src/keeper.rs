@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// Leases this short want a guard that is never kept waiting for a processor.
+const REALTIME_WANTED_BELOW: Duration = Duration::from_secs(5);
 /// Pace of the last resort: the tree of a lost guard is looked for and killed until none is left.
 const LAST_RESORT_FIRST: Duration = Duration::from_millis(1);
 const LAST_RESORT_MAX: Duration = Duration::from_millis(10);
@@ -300,9 +302,13 @@ impl Shell {
     fn report(&self, event: guard::Event) -> Option<GuardReport> {
         Some(match event {
             guard::Event::Armed(report) => {
-                if !report.realtime {
-                    tracing::debug!(
-                        "the guard has no real-time priority: kills may come late on a busy host"
+                // The kill margin of 250 ms covers a starved guard only just (review.md B).
+                if !report.realtime && self.keeper.election.timing().ttl() < REALTIME_WANTED_BELOW {
+                    let keeper = &*self.keeper.name;
+                    tracing::warn!(
+                        keeper,
+                        "the guard has no real-time priority and the lease is short: on a busy host a kill may come late. \
+                         Allow it (LimitRTPRIO=1) or use a ttl of 5 s or more"
                     );
                 }
                 GuardReport::Armed

@@ -41,6 +41,8 @@ pub enum Reason {
         stage: String,
         errno: i32,
     },
+    /// Neither started nor refused: a program on a file system that does not answer.
+    NeverStarted,
     /// Elected, but too late in the lease to start a child.
     TooLate,
     GaveUp {

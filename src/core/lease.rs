@@ -137,20 +137,27 @@ impl fmt::Debug for Value {
     }
 }
 
+/// One node's yes: when it was asked for, and until when it holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Vote {
+    sent: Instant,
+    ends: Instant,
+}
+
 /// The right to run until an instant: one vote per node, each with its own end.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Lease {
     pub value: Value,
     pub token: FencingToken,
     quorum: Quorum,
-    vote_ends: NodeMap<Instant>,
+    votes: NodeMap<Vote>,
     /// When the question was sent that a node answered with *gone* or *foreign*: no older yes counts any more.
     lost: NodeMap<Instant>,
 }
 
 impl Lease {
     pub fn new(value: Value, token: FencingToken, quorum: Quorum) -> Self {
-        Lease { value, token, quorum, vote_ends: NodeMap::default(), lost: NodeMap::default() }
+        Lease { value, token, quorum, votes: NodeMap::default(), lost: NodeMap::default() }
     }
 
     /// Counts a yes of `node` to a request sent at `sent`. An older answer never shortens a newer one, and never revives a vote.
@@ -158,31 +165,35 @@ impl Lease {
         if self.lost.get(node).is_some_and(|lost| sent <= *lost) {
             return;
         }
-        let ends = timing.vote_ends(sent);
-        let newest = self.vote_ends.get(node).map_or(ends, |vote| ends.max(*vote));
-        self.vote_ends.insert(node, newest);
+        if self.votes.get(node).is_none_or(|vote| vote.sent < sent) {
+            self.votes.insert(node, Vote { sent, ends: timing.vote_ends(sent) });
+        }
     }
 
-    /// Forgets the vote of a node that lost it or gave it to somebody else, as it answered to a request sent at `sent`.
+    /// Forgets the vote of a node that lost it or gave it to somebody else, as it answered to a request sent at `sent`. A yes to a
+    /// newer request stands.
     pub fn drop_vote(&mut self, node: NodeId, sent: Instant) {
-        self.vote_ends.remove(node);
-        self.lost.insert(node, sent);
+        if self.votes.get(node).is_some_and(|vote| vote.sent <= sent) {
+            self.votes.remove(node);
+        }
+        let newest = self.lost.get(node).map_or(sent, |lost| sent.max(*lost));
+        self.lost.insert(node, newest);
     }
 
     pub fn votes(&self) -> usize {
-        self.vote_ends.len()
+        self.votes.len()
     }
 
     pub fn has_time_left(&self, node: NodeId, now: Instant) -> bool {
-        self.vote_ends.get(node).is_some_and(|ends| *ends > now)
+        self.votes.get(node).is_some_and(|vote| vote.ends > now)
     }
 
     /// The Q-th largest end: until then at least Q nodes still hold the value. `None` with fewer than Q votes.
     pub fn valid_until(&self) -> Option<Instant> {
         let mut ends = [Instant::default(); NODES_MAX];
         let mut votes = 0;
-        for (_, end) in self.vote_ends.iter() {
-            ends[votes] = *end;
+        for (_, vote) in self.votes.iter() {
+            ends[votes] = vote.ends;
             votes += 1;
         }
         ends[..votes].sort_unstable_by(|a, b| b.cmp(a));

@@ -118,6 +118,16 @@ impl Restarts {
         Verdict::Restart { at: now + self.backoff.next_slight(rng) }
     }
 
+    /// Counts a failure that is not the child's: its guard died. The number of failures, when it is time to give up.
+    pub fn guard_lost(&mut self, now: Instant) -> Option<u32> {
+        let failures =
+            self.count_failure(now).then(|| u32::try_from(self.failures.len()).unwrap_or(u32::MAX));
+        if failures.is_some() {
+            self.failures.clear();
+        }
+        failures
+    }
+
     /// Counts one failure; true when the limit within the window is reached.
     fn count_failure(&mut self, now: Instant) -> bool {
         self.failures.push_back(now);

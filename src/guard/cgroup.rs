@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const PREFIX: &str = "keeperd.";
@@ -117,7 +118,7 @@ impl Leaf {
     pub(super) fn remove(self) {
         let path = self.path.clone();
         drop(self);
-        remove_tree(&path);
+        remove_tree(&path, 20);
     }
 }
 
@@ -126,15 +127,18 @@ fn is_populated(events: &[u8]) -> bool {
 }
 
 /// Removes an empty cgroup and those its processes made in it. The kernel says EBUSY until the last exit is fully done.
-fn remove_tree(path: &Path) {
+/// A leaf that has just become empty may be busy for a moment: the guard waits for it, the daemon's core thread comes again.
+fn remove_tree(path: &Path, tries: u32) {
     for child in fs::read_dir(path).into_iter().flatten().flatten() {
         if child.file_type().is_ok_and(|t| t.is_dir()) {
-            remove_tree(&child.path());
+            remove_tree(&child.path(), tries);
         }
     }
-    for _ in 0..20 {
+    for _ in 0..tries {
         match fs::remove_dir(path) {
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(1)),
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries > 1 => {
+                std::thread::sleep(Duration::from_millis(1))
+            }
             Ok(()) | Err(_) => return,
         }
     }
@@ -142,15 +146,30 @@ fn remove_tree(path: &Path) {
 
 /// Kills what is in a leaf and removes it when it is empty; true when nothing is left. Does not wait.
 pub(super) fn empty_leaf(path: &Path) -> bool {
-    let populated = || fs::read(path.join("cgroup.events")).is_ok_and(|events| is_populated(&events));
-    if populated() {
-        let _ = fs::write(path.join("cgroup.kill"), "1");
+    if fs::read(path.join("cgroup.events")).is_ok_and(|events| is_populated(&events)) {
+        kill_aside(path.join("cgroup.kill"));
         return false;
     }
     if path.exists() {
-        remove_tree(path);
+        remove_tree(path, 1);
     }
     true
+}
+
+/// Writes to cgroup.kill on a thread of its own, one at a time: the kernel's cgroup lock may be held for seconds, and the caller is
+/// the thread that keeps all leases. The pass that comes after writes again.
+fn kill_aside(file: PathBuf) {
+    static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+    if UNDER_WAY.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let write = move || {
+        let _ = fs::write(file, "1"); // whether it worked is seen by the next pass
+        UNDER_WAY.store(false, Ordering::Release);
+    };
+    if std::thread::Builder::new().name("cgroup-kill".into()).spawn(write).is_err() {
+        UNDER_WAY.store(false, Ordering::Release);
+    }
 }
 
 /// A leaf that an earlier guard left behind.

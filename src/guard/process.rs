@@ -282,11 +282,15 @@ impl Guard {
 
     fn kill_more(&mut self, since: Instant, next_pass: Instant, now: Instant) {
         if now >= next_pass {
-            if let Some(leaf) = self.charge.leaf.as_mut().filter(|leaf| leaf.populated()) {
-                leaf.kill();
-            }
             self.signal_group(libc::SIGKILL); // all there is where the kernel neither has cgroups nor lists children
             self.walk.kill_all(|_| false);
+            // Signals first, and alone on the first pass: writing to cgroup.kill takes the kernel's one cgroup lock, which a service
+            // starting elsewhere on a busy host holds for seconds. Most trees are dead without it.
+            if now > since
+                && let Some(leaf) = self.charge.leaf.as_mut().filter(|leaf| leaf.populated())
+            {
+                leaf.kill();
+            }
             let pause = if now.since(since) < HASTE { HASTY_PASS } else { PATIENT_PASS };
             // From the end of the pass: what is dying needs the processor too, and ours is the real-time class.
             self.state = State::Killing { since, next_pass: clock::boot() + pause };

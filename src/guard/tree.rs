@@ -118,11 +118,9 @@ fn each_child(
         while let [_, .., _] = rest {
             let record = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
             let name = rest[19..record].split(|b| *b == 0).next().unwrap_or_default();
-            if let Some(thread) = std::str::from_utf8(name).ok().and_then(|n| n.parse::<i32>().ok()) {
-                if let Err(error) = children_of_thread(&tasks, thread, text, &mut visit) {
-                    complete = Err(error);
-                }
-            }
+            let thread = std::str::from_utf8(name).ok().and_then(|n| n.parse::<i32>().ok());
+            let listed = thread.map_or(Ok(()), |thread| children_of_thread(&tasks, thread, text, &mut visit));
+            complete = complete.and(listed);
             rest = &rest[record..];
         }
     }
@@ -207,9 +205,9 @@ impl LastResort {
             !guards.contains(&lost.pid),
             "a lost guard is no longer known, or its tree would be taken for a living one"
         );
-        let leaf_is_empty = lost.leaf.as_deref().is_none_or(cgroup::empty_leaf);
         // Twice, because a list that changes while it is read may omit an entry.
-        leaf_is_empty & (self.kill_strangers(guards) == 0) && self.kill_strangers(guards) == 0
+        let none_left = self.kill_strangers(guards) == 0 && self.kill_strangers(guards) == 0;
+        lost.leaf.as_deref().is_none_or(cgroup::empty_leaf) && none_left
     }
 
     fn kill_strangers(&mut self, guards: &BTreeSet<u32>) -> usize {

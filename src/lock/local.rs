@@ -146,9 +146,6 @@ impl Local {
     }
 
     async fn look(&self, keeper: KeeperId) -> io::Result<LookAnswer> {
-        let holding = self.entries.borrow()[keeper.0 as usize].holding;
-        // Trying the lock would succeed on our own open file, and unlocking would free it.
-        assert!(holding.is_none(), "a holder does not look");
         match self.lock(keeper).await? {
             Ok(file) => {
                 let record = read_record(&file);
@@ -169,6 +166,8 @@ impl Local {
             Ok(file) => file,
             Err(held) => return Ok(AcquireAnswer::Held(held)),
         };
+        // From here on it is ours to release, also while the disk takes its time.
+        self.entries.borrow_mut()[keeper.0 as usize].holding = Some(value);
         let token = FencingToken(read_record(&file).token).next().max(proposal);
         let record = Record {
             token: token.0,
@@ -185,11 +184,14 @@ impl Local {
             }
             Err(error) => Err(error),
         };
+        // The attempt may have been given up meanwhile, and the lock with it.
+        if self.entries.borrow()[keeper.0 as usize].holding != Some(value) {
+            return Ok(AcquireAnswer::Released);
+        }
         if let Err(error) = synced {
-            file.unlock()?;
+            self.release(keeper, value)?;
             return Err(error);
         }
-        self.entries.borrow_mut()[keeper.0 as usize].holding = Some(value);
         Ok(AcquireAnswer::Granted { token })
     }
 
@@ -224,6 +226,10 @@ impl Local {
         let mut tried = 0;
         loop {
             let file = self.open(keeper)?;
+            // Trying would succeed on our own open file, and unlocking it again would free what is being acquired.
+            if self.entries.borrow()[keeper.0 as usize].holding.is_some() {
+                return Ok(Err(held(&read_record(&file))));
+            }
             match file.try_lock() {
                 Ok(()) => {
                     let path = self.entries.borrow()[keeper.0 as usize].path.clone();

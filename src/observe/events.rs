@@ -88,7 +88,11 @@ fn log_role(keeper: &str, nodes: &[String], event: &Event) {
         (_, Reason::Foreign | Reason::LeaseEnding | Reason::GuardStopped | Reason::GuardLost(_))
         | (
             _,
-            Reason::LaunchFailed(_) | Reason::ExecFailed { .. } | Reason::GaveUp { .. } | Reason::Evicted,
+            Reason::LaunchFailed(_)
+            | Reason::NeverStarted
+            | Reason::ExecFailed { .. }
+            | Reason::GaveUp { .. }
+            | Reason::Evicted,
         ) => {
             line!(warn);
         }
@@ -129,6 +133,9 @@ pub fn say_reason(reason: &Reason) -> String {
         Reason::ExecFailed { stage, errno } => {
             let error = std::io::Error::from_raw_os_error(*errno);
             format!("the command could not be started: {stage}: {error}")
+        }
+        Reason::NeverStarted => {
+            "the command was neither started nor refused; does its file system answer?".into()
         }
         Reason::TooLate => "it was too late in the lease to start the child".into(),
         Reason::GaveUp { failures } => format!("the child failed {failures} times: another host may try"),

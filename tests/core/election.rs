@@ -275,24 +275,3 @@ fn nothing_is_asked_of_a_node_that_does_not_serve() {
     world.pass(ms(1_100));
     assert!(world.asked_kinds().iter().all(|(node, _)| *node != C), "{:?}", world.asked_kinds());
 }
-
-/// Found by the simulation, seed 1031: two hosts led at once, one of them by a vote it had given up.
-#[test]
-fn a_late_grant_to_an_attempt_given_up_is_no_vote_for_the_next() {
-    let mut world = candidate();
-    let token = proposal(&world);
-    let late = world.next_for(A);
-    world.reply(B, refuse(1));
-    world.reply(C, refuse(2));
-    assert_eq!(world.role(), Role::Standby);
-    world.forget();
-    world.pass(ms(60));
-    for node in [B, C] {
-        world.reply(node, Answer::Look(LookAnswer::Free { token }));
-    }
-    assert_eq!(world.role(), Role::Candidate);
-    let fresh = world.acquire_for(B);
-    world.answer(&late, grant(token));
-    world.answer(&fresh, grant(token.next()));
-    assert_eq!(world.role(), Role::Candidate, "one vote of its own is no quorum");
-}

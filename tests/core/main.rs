@@ -6,6 +6,8 @@
 mod child;
 mod election;
 mod extension;
+mod found;
+mod random;
 mod standby;
 mod timing;
 mod world;

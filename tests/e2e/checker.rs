@@ -22,12 +22,17 @@ pub enum Event {
 pub struct Record {
     pub at: u64,
     pub keeper: String,
+    /// `NO_TOKEN`: a keeper that takes its lock without keeperd.
     pub token: u64,
     pub instance: String,
     pub pid: i32,
     pub event: Event,
     pub n: u64,
 }
+
+/// What the word `none` in a record stands for. A child of keeperd cannot come to it: its own word would be a number, and a
+/// literal 0 is refused.
+pub const NO_TOKEN: u64 = 0;
 
 /// One run of a child, grandchildren included.
 #[derive(Clone, Debug)]
@@ -42,6 +47,13 @@ pub struct Life {
     pub end: u64,
     pub asked_to_stop: bool,
     pub stopped: bool,
+}
+
+impl Life {
+    /// Not a child of keeperd: it excludes and is excluded, but has no place in the order of tokens.
+    pub fn is_legacy(&self) -> bool {
+        self.token == NO_TOKEN
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,10 +92,14 @@ pub fn parse_record(line: &str) -> Option<Record> {
         _ => return None,
     };
     instance.split_once(':')?;
+    let token = match token {
+        "none" => NO_TOKEN,
+        number => number.parse().ok().filter(|t| *t != NO_TOKEN)?,
+    };
     Some(Record {
         at: at.parse().ok()?,
         keeper: keeper.into(),
-        token: token.parse().ok()?,
+        token,
         instance: instance.into(),
         pid: pid.parse().ok()?,
         event,
@@ -189,12 +205,15 @@ fn exclusion(lives: &[&Life]) -> Vec<Violation> {
     found
 }
 
-/// Strictly increasing from term to term. The same token twice in a row is a local restart within one term and so must
-/// come from the same host.
+/// Strictly increasing from term to term, whoever ran without a token in between. The same token twice in a row is a local
+/// restart within one term and so must come from the same host, with nobody in between.
 fn token_order(lives: &[&Life]) -> Vec<Violation> {
-    let pairs = lives.windows(2).filter_map(|pair| {
-        let (old, new) = (pair[0], pair[1]);
-        let sound = new.token > old.token || (new.token == old.token && new.host == old.host);
+    let fenced: Vec<(usize, &Life)> =
+        lives.iter().enumerate().filter(|(_, l)| !l.is_legacy()).map(|(i, l)| (i, *l)).collect();
+    let pairs = fenced.windows(2).filter_map(|pair| {
+        let ((before, old), (after, new)) = (pair[0], pair[1]);
+        let restart = new.token == old.token && new.host == old.host && after == before + 1;
+        let sound = new.token > old.token || restart;
         (!sound).then(|| Violation {
             fault: Fault::Token,
             at: new.start,
@@ -204,7 +223,7 @@ fn token_order(lives: &[&Life]) -> Vec<Violation> {
             ),
         })
     });
-    let range = lives.iter().filter(|l| l.token == 0 || l.token >= 1 << 53).map(|l| Violation {
+    let range = lives.iter().filter(|l| l.token >= 1 << 53).map(|l| Violation {
         fault: Fault::Token,
         at: l.start,
         text: format!("{}: token {} of {} is out of range", l.keeper, l.token, l.instance),

@@ -9,6 +9,7 @@ mod checker;
 mod clock;
 mod cluster;
 mod daemon;
+mod legacy;
 mod naive;
 mod probe;
 mod procs;

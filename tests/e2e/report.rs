@@ -54,6 +54,7 @@ fn logs(dir: &Path) -> Vec<Line> {
         let (who, tag) = match name.strip_suffix(".log") {
             Some("nemesis") => ("nemesis", String::new()),
             Some(n) if n.starts_with("daemon-") => ("daemon", format!("{}: ", &n["daemon-".len()..])),
+            Some(n) if n.starts_with("legacy-") => ("legacy", format!("{}: ", &n["legacy-".len()..])),
             _ => continue,
         };
         let bytes = fs::read(entry.path()).unwrap_or_default();

@@ -28,7 +28,8 @@ struct Options {
 }
 
 const USAGE: &str = "usage: e2e [NAME…] [--exact] [--list] [--seed N] [--repeat N] [--jobs N] [--keep]
-environment: KEEPERD_BIN (the daemon), E2E_REDIS_SERVER (the server), E2E_N (samples of a figure)";
+environment: KEEPERD_BIN (the daemon), E2E_REDIS_SERVER (the server), E2E_N (samples of a figure),
+E2E_SECONDS (length of a churn)";
 
 /// Libtest's own options may come with `cargo test`; the ones that mean nothing here are passed over.
 fn parse(args: &[String]) -> Result<Options, String> {
@@ -205,7 +206,7 @@ fn play(job: &Job, dir: &Path, id: &str) -> std::io::Result<(i32, String)> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
-    let in_time = wait(&mut child, job.scenario.limit)?;
+    let in_time = wait(&mut child, job.scenario.limit + scenarios::longer())?;
     drop(child.stdin.take());
     wait(&mut child, Duration::from_secs(8))?;
     let mut said = String::new();

@@ -5,6 +5,7 @@ use crate::checker::{Event, Fault, Life, Record, worst_overlap};
 use crate::clock::{Chance, boot_ns, ms, nanos};
 use crate::cluster::Node;
 use crate::daemon::{Daemon, Start};
+use crate::legacy::{self, Client, Legacy};
 use crate::procs::{self, Proc};
 use crate::proxy::{Mode, Proxy};
 use crate::step::{Step, check, failure};
@@ -91,6 +92,7 @@ pub struct Trial {
     pub nodes: Vec<Node>,
     links: BTreeMap<(String, char), Proxy>,
     daemons: BTreeMap<String, Daemon>,
+    legacies: BTreeMap<String, Legacy>,
     generations: BTreeMap<String, u32>,
     pub witness: Witness,
     nemesis: File,
@@ -116,6 +118,7 @@ impl Trial {
             nodes: Vec::new(),
             links: BTreeMap::new(),
             daemons: BTreeMap::new(),
+            legacies: BTreeMap::new(),
             generations: BTreeMap::new(),
             witness: Witness::of(dir.join("probe.log")),
             nemesis,
@@ -190,6 +193,33 @@ impl Trial {
         self.note(format!("start daemon {host}, pid {}", daemon.pid()));
         self.daemons.insert(host.into(), daemon);
         Ok(())
+    }
+
+    /// From now on keepers without keeperd can be started; they write under this name. Skips the trial where they cannot be had.
+    pub fn prepare_legacies(&mut self, record_as: &str) -> Step {
+        legacy::available()?;
+        let ports: Vec<u16> = self.nodes.iter().map(|n| n.port).collect();
+        legacy::prepare(&self.dir, &ports, KEEPER, record_as, &self.witness.path)
+    }
+
+    pub fn start_legacy(&mut self, name: &str, client: Client) -> Step {
+        let generation = self.generations.entry(name.into()).or_insert(0);
+        *generation += 1;
+        let legacy = Legacy::start(&self.id, &self.dir, name, *generation, client)?;
+        self.note(format!("start {name}, pid {}: {client:?}", legacy.pid()));
+        self.legacies.insert(name.into(), legacy);
+        Ok(())
+    }
+
+    pub fn legacy(&mut self, name: &str) -> Step<&mut Legacy> {
+        self.legacies.get_mut(name).ok_or_else(|| failure(format!("no legacy keeper {name}")))
+    }
+
+    /// After SIGKILL nobody releases what it held.
+    pub fn signal_legacy(&mut self, name: &str, signal: Signal) -> Step<u64> {
+        self.locks_may_linger |= signal == Signal::SIGKILL;
+        self.note(format!("{signal} to {name}"));
+        Ok(self.legacy(name)?.signal(signal))
     }
 
     fn config_of(&self, host: &str) -> String {
@@ -417,6 +447,7 @@ impl Trial {
         }
         self.heal();
         self.locks_have_an_expiry()?;
+        self.stop_legacies()?;
         self.stop_daemons()?;
         self.locks_are_gone()?;
         self.nothing_remains()?;
@@ -436,6 +467,19 @@ impl Trial {
         for node in self.nodes.iter().filter(|n| n.serves()) {
             for key in node.keys("redlock:*")? {
                 node.expires_at(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_legacies(&mut self) -> Step {
+        let names: Vec<String> = self.legacies.keys().cloned().collect();
+        for name in names {
+            if self.legacy(&name)?.is_running() {
+                self.legacy(&name)?.grow_up();
+                self.signal_legacy(&name, Signal::SIGTERM)?;
+                let status = self.legacy(&name)?.await_exit(secs(4))?;
+                check(status.code() == Some(0), format!("{name} was told to stop and ended with {status}"))?;
             }
         }
         Ok(())
@@ -524,9 +568,11 @@ impl Trial {
             return Err(failure(all.join("\n")));
         }
         let keepers = self.setup.keepers.clone();
-        let terms: BTreeSet<u64> =
-            keepers.iter().flat_map(|k| self.witness.lives(k)).map(|l| l.token).collect();
-        self.figure(format!("{} terms, overlap 0 ms", terms.len()));
+        let lives: Vec<Life> = keepers.iter().flat_map(|k| self.witness.lives(k)).collect();
+        let terms: BTreeSet<u64> = lives.iter().filter(|l| !l.is_legacy()).map(|l| l.token).collect();
+        let others = lives.iter().filter(|l| l.is_legacy()).count();
+        let others = if others == 0 { String::new() } else { format!(" of keeperd and {others} of others") };
+        self.figure(format!("{} terms{others}, overlap 0 ms", terms.len()));
         Ok(())
     }
 

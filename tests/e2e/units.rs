@@ -92,6 +92,43 @@ fn the_same_token_on_another_host_is_flagged() {
     assert_eq!(faults(&log), [Fault::Token]);
 }
 
+/// As `tests/interop/keeper.js` writes it: no token, and a term's number behind the pid.
+fn legacy(host: &str, from: u64, to: u64) -> String {
+    child(host, 7, 4711, from, to, "stop").replace(" 4711 ", " none ").replace(":7 7 ", ":7/1 7 ")
+}
+
+#[test]
+fn a_term_without_keeperd_has_no_place_in_the_order_of_tokens() {
+    let log = legacy("x", 0, 50)
+        + &child("a", 1, 10, 60, 100, "stop")
+        + &legacy("y", 101, 200)
+        + &child("b", 2, 11, 201, 300, "stop");
+    assert_eq!(faults(&log), []);
+}
+
+#[test]
+fn a_smaller_or_equal_token_after_a_term_without_keeperd_is_flagged() {
+    let before = child("a", 1, 10, 0, 100, "stop") + &legacy("x", 101, 200);
+    assert_eq!(faults(&(before.clone() + &child("b", 2, 9, 201, 300, "stop"))), [Fault::Token]);
+    assert_eq!(faults(&(before + &child("a", 2, 10, 201, 300, "stop"))), [Fault::Token], "no local restart");
+}
+
+#[test]
+fn a_legacy_keeper_excludes_and_is_excluded() {
+    let first = child("a", 1, 10, 0, 100, "stop") + &legacy("x", 95, 200);
+    assert_eq!(faults(&first), [Fault::Overlap]);
+    assert_eq!(faults(&(legacy("x", 0, 100) + &child("a", 1, 10, 95, 200, "stop"))), [Fault::Overlap]);
+    assert_eq!(faults(&(legacy("x", 0, 100) + &legacy("y", 95, 200))), [Fault::Overlap]);
+}
+
+#[test]
+fn a_child_of_keeperd_cannot_pass_for_a_legacy_keeper() {
+    for word in ["0", "-", ""] {
+        let log = child("a", 1, 4711, 0, 5, "stop").replace(" 4711 ", &format!(" {word} "));
+        assert_eq!(faults(&log), [Fault::Malformed, Fault::Malformed], "{log}");
+    }
+}
+
 #[test]
 fn a_token_above_2_to_the_53_is_flagged() {
     assert_eq!(faults(&child("a", 1, 1 << 53, 0, 100, "stop")), [Fault::Token]);

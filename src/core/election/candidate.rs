@@ -2,7 +2,7 @@
 
 use super::context::{Context, votes};
 use super::standby::Bar;
-use super::term::Term;
+use super::term::{Elected, Term};
 use super::{Change, State, Timer};
 use crate::core::event::{ElectionOutcome, Event, Reason, Said};
 use crate::core::lease::{FencingToken, Lease, NodeId, NodeMap, Value};
@@ -47,10 +47,10 @@ pub(super) struct Attempt {
     proposal: FencingToken,
     started: Instant,
     ends: Instant,
-    /// Answers to older rounds are about a value that was given up.
-    first_round: RoundId,
     asks: u32,
     raises: u32,
+    /// The first round of this attempt: answers to older ones are about another value.
+    first_round: RoundId,
     /// The first request ever sent for this value to each node (R8).
     first_sent: NodeMap<Instant>,
     grants: NodeMap<Grant>,
@@ -68,7 +68,6 @@ impl Attempt {
             started + cx.settings.timing.node_timeout(),
             &Request::Acquire { value, proposal, deadline: ends },
         );
-        let first_round = round.ticket.round;
         let mut first_sent = NodeMap::default();
         for (node, ()) in cx.serving.iter() {
             first_sent.insert(node, started);
@@ -78,9 +77,9 @@ impl Attempt {
             proposal,
             started,
             ends,
-            first_round,
             asks: 1,
             raises: 0,
+            first_round: round.ticket.round,
             first_sent,
             grants: NodeMap::default(),
             phase: Phase::Acquire(round),
@@ -330,7 +329,9 @@ impl Attempt {
         }
         cx.learn_token(token);
         let start_by = self.started + cx.settings.timing.start_within();
-        let valid_until = lease.valid_until().filter(|_| now.boot < start_by);
+        // A guard that has less than this to arm would be given up before it could.
+        let in_time = now.boot + cx.settings.timing.ack_timeout() <= start_by;
+        let valid_until = lease.valid_until().filter(|_| in_time);
         let Some(valid_until) = valid_until else {
             return self.fail(cx, now.boot, ElectionOutcome::Late);
         };
@@ -338,7 +339,9 @@ impl Attempt {
         cx.retries = 0;
         let votes = self.votes();
         cx.emit(Event::Elected { outcome: ElectionOutcome::Won, votes: votes.clone() });
-        let term = Term::begin(cx, now.boot, lease, self.started, valid_until, start_by);
+        let elected =
+            Elected { lease, t0: self.started, first_round: self.first_round, valid_until, start_by };
+        let term = Term::begin(cx, now.boot, elected);
         Change::to(State::Leader(Box::new(term)), Reason::Won).with_votes(votes)
     }
 

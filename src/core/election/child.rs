@@ -8,11 +8,15 @@ use crate::core::event::{Event, Reason};
 use crate::core::restart::{Exit, Verdict};
 use crate::core::time::Instant;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// The main process of the keeper.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Child {
-    Starting,
+    Starting {
+        /// Exec is refused or done long before; the file system may hang.
+        until: Instant,
+    },
     Running {
         pid: u32,
         since: Instant,
@@ -30,6 +34,15 @@ pub(super) enum Child {
     Finished {
         exit: Exit,
     },
+}
+
+/// Longer than any sane exec takes.
+const START_MAX: Duration = Duration::from_secs(10);
+
+impl Child {
+    pub fn starting(now: Instant) -> Child {
+        Child::Starting { until: now + START_MAX }
+    }
 }
 
 /// What we know of the guard process.
@@ -89,8 +102,9 @@ impl Term {
     pub fn guard_timer(&self, cx: &Context) -> Option<(Instant, Timer)> {
         let restart = match &self.child {
             Child::Waiting { restart_at } if self.is_serving() => Some((*restart_at, Timer::RestartChild)),
+            Child::Starting { until } if self.is_serving() => Some((*until, Timer::StartEnds)),
             Child::Waiting { .. }
-            | Child::Starting
+            | Child::Starting { .. }
             | Child::Running { .. }
             | Child::Ended { .. }
             | Child::Finished { .. } => None,
@@ -147,7 +161,7 @@ impl Term {
             GuardReport::Exited(exit) => {
                 let ran_from = match self.child {
                     Child::Running { since, .. } => since,
-                    Child::Starting
+                    Child::Starting { .. }
                     | Child::Ended { .. }
                     | Child::Waiting { .. }
                     | Child::Finished { .. } => now,
@@ -194,18 +208,15 @@ impl Term {
             // Nothing ran: the guard repeats itself.
             (
                 Phase::Serving,
-                Child::Starting | Child::Running { .. } | Child::Waiting { .. } | Child::Finished { .. },
+                Child::Starting { .. }
+                | Child::Running { .. }
+                | Child::Waiting { .. }
+                | Child::Finished { .. },
             ) => None,
         }
     }
 
-    fn child_ended(
-        &mut self,
-        cx: &mut Context,
-        now: Instant,
-        exit: Exit,
-        ran: std::time::Duration,
-    ) -> Option<Change> {
+    fn child_ended(&mut self, cx: &mut Context, now: Instant, exit: Exit, ran: Duration) -> Option<Change> {
         match cx.restarts.decide(now, exit, ran, &mut cx.rng) {
             Verdict::Restart { at } => {
                 cx.emit(Event::ChildRestarts { after: at.since(now) });
@@ -225,9 +236,14 @@ impl Term {
         }
     }
 
-    pub fn restart_child(&mut self, cx: &mut Context, _now: Instant) -> Option<Change> {
+    pub fn never_started(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        let after = self.cooldown(cx, now);
+        self.stop(cx, now, Reason::NeverStarted, after)
+    }
+
+    pub fn restart_child(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         let start_by = self.deadlines(cx).stop_at;
-        self.child = Child::Starting;
+        self.child = Child::starting(now);
         cx.act(Action::Spawn { start_by });
         self.guard.expect_ack();
         None
@@ -239,8 +255,11 @@ impl Term {
         if self.guard.is_lost() {
             return None;
         }
+        let never_armed = matches!(self.guard, GuardLink::Launching { .. });
+        let away = never_armed || cx.restarts.guard_lost(now).is_some();
+        let after = if away { self.cooldown(cx, now) } else { After::Stand };
         self.guard = GuardLink::Lost;
-        self.kill(cx, now, Reason::GuardLost(why), After::Stand);
+        self.kill(cx, now, Reason::GuardLost(why), after);
         cx.act(Action::KillGuard);
         None
     }

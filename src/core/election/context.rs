@@ -124,9 +124,15 @@ impl Context {
     }
 
     /// Larger than every token seen, and by the wall clock where that is larger still, so that contenders agree in one trip.
+    ///
+    /// After a node refused a proposal as absurd, its clock alone: what was seen may be the leftover of a broken clock on one node,
+    /// which must not lock the keeper out on the others. Order does not rest on the proposal; a grant that is larger is raised to.
     pub fn proposal(&mut self, now: Now) -> FencingToken {
-        let wall = self.wall_cap.take().unwrap_or(now.wall);
-        self.token_seen.next().max(FencingToken(wall.as_micros())).min(FencingToken::MAX)
+        let proposal = match self.wall_cap.take() {
+            Some(node_wall) => FencingToken(node_wall.as_micros()),
+            None => self.token_seen.next().max(FencingToken(now.wall.as_micros())),
+        };
+        proposal.min(FencingToken::MAX)
     }
 
     /// Hints may be lost; this is how long a standby can be wrong about a lock.

@@ -31,7 +31,9 @@
 mod candidate;
 mod child;
 mod context;
+mod extension;
 mod release;
+mod repair;
 mod standby;
 mod term;
 
@@ -170,6 +172,8 @@ enum Timer {
     AckDue,
     /// Leader: start the child again.
     RestartChild,
+    /// Leader: the child was neither started nor refused.
+    StartEnds,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -266,10 +270,10 @@ impl Election {
         }
     }
 
-    /// End of the lease as the guard knows it.
+    /// End of the lease: as the guard knows it, and while the tree is being ended, as the lock is kept.
     pub fn valid_until(&self) -> Option<Instant> {
         match &self.state {
-            State::Leader(term) => Some(term.offered),
+            State::Leader(term) => Some(term.ends()),
             State::Standby(_) | State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
         }
     }
@@ -279,9 +283,10 @@ impl Election {
         match &self.state {
             State::Leader(term) => match term.child {
                 Child::Running { pid, .. } => Some(pid),
-                Child::Starting | Child::Ended { .. } | Child::Waiting { .. } | Child::Finished { .. } => {
-                    None
-                }
+                Child::Starting { .. }
+                | Child::Ended { .. }
+                | Child::Waiting { .. }
+                | Child::Finished { .. } => None,
             },
             State::Standby(_) | State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
         }
@@ -375,6 +380,7 @@ impl Election {
             (State::Leader(term), Timer::LeaseEnds) => term.lease_ends(cx),
             (State::Leader(term), Timer::AckDue) => term.lose_guard(cx, boot, "did not acknowledge in time"),
             (State::Leader(term), Timer::RestartChild) => term.restart_child(cx, boot),
+            (State::Leader(term), Timer::StartEnds) => term.never_started(cx, boot),
             (State::Releasing(release), Timer::RoundEnds) => release.round_ends(cx, boot),
             (state, timer) => unreachable!("timer {timer:?} belongs to another state than {state:?}"),
         };
@@ -435,11 +441,10 @@ impl Election {
                 term.handle_extend(cx, boot, node, ticket, Some(answer))
             }
             (State::Leader(term), Answer::Repair(answer)) => {
-                term.handle_repair(cx, boot, node, ticket.sent, answer);
-                None
+                term.handle_repair(cx, boot, node, ticket, answer)
             }
             (State::Leader(term), Answer::Acquire(answer)) => {
-                term.handle_late_grant(cx, node, ticket.sent, &answer);
+                term.handle_late_grant(cx, node, ticket, &answer);
                 None
             }
             (State::Leader(term), Answer::Silent) => term.handle_extend(cx, boot, node, ticket, None),

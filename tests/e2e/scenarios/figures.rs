@@ -29,7 +29,7 @@ fn samples(usual: usize) -> usize {
 }
 
 /// p50, p99 and the number of samples; a p99 of fewer than 100 is the largest.
-fn summary(spans: &mut [u64]) -> String {
+pub(super) fn summary(spans: &mut [u64]) -> String {
     spans.sort_unstable();
     let at = |percent: usize| spans[(spans.len() * percent / 100).min(spans.len() - 1)];
     format!("p50 {}, p99 {}, n {}", ms(at(50)), ms(at(99)), spans.len())

@@ -7,10 +7,12 @@ use crate::trial::Trial;
 use std::time::Duration;
 
 mod children;
+mod churn;
 mod control;
 mod daemons;
 mod figures;
 mod guards;
+mod interop;
 mod keys;
 mod links;
 mod local;
@@ -34,6 +36,16 @@ const fn scenario(name: &'static str, shows: &'static str, story: fn(&mut Trial)
     Scenario { name, shows, story, limit: Duration::from_secs(60), alone: false }
 }
 
+/// `E2E_SECONDS`: how long a story that can last as long as one likes is asked to last.
+fn seconds() -> Option<Duration> {
+    std::env::var("E2E_SECONDS").ok()?.parse().ok().map(Duration::from_secs)
+}
+
+/// More patience for the same reason.
+pub fn longer() -> Duration {
+    seconds().unwrap_or_default()
+}
+
 pub fn all() -> Vec<Scenario> {
     let groups = [
         steady::ALL,
@@ -45,6 +57,8 @@ pub fn all() -> Vec<Scenario> {
         keys::ALL,
         local::ALL,
         mix::ALL,
+        interop::ALL,
+        churn::ALL,
         control::ALL,
         figures::ALL,
     ];

@@ -1,0 +1,47 @@
+//! Review: the local engine under a disk slower than the attempt.
+use keeperd::core::lease::{FencingToken, Value};
+use keeperd::core::request::{Answer, FromNode, LookAnswer, Request, RoundId, Ticket};
+use keeperd::core::time::Instant;
+use keeperd::lock::local::{Local, NODE};
+use keeperd::lock::{Ask, Claim, Identity};
+use std::time::Duration;
+
+/// An attempt that gives up while its grant is being synced: what is released must be free, and the next look must not panic.
+#[test]
+fn a_release_during_the_sync_of_its_acquire_releases() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let tasks = tokio::task::LocalSet::new();
+    let folder = tempfile::tempdir().expect("folder");
+    tasks.block_on(&runtime, async {
+        let me = Identity { host: "h".into(), pid: 1 };
+        let local = Local::start(folder.path(), me).expect("starts");
+        let (sender, mut inbox) = tokio::sync::mpsc::channel(64);
+        let claim =
+            Claim { key: "k".into(), ttl: Duration::from_secs(2), node_timeout: Duration::from_millis(100) };
+        let keeper = local.register(&claim, sender);
+        let ask = |round, request| {
+            local.ask(
+                keeper,
+                Ask { ticket: Ticket { round: RoundId(round), sent: Instant::default() }, request },
+            );
+        };
+        // Both are under way before the sync can have ended, as after a time-out on a slow disk.
+        let deadline = Instant::from_nanos(u64::MAX);
+        ask(1, Request::Acquire { value: Value(1), proposal: FencingToken(1), deadline });
+        ask(2, Request::Release { value: Value(1) });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        ask(3, Request::Look);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut looked = None;
+        while let Ok(message) = inbox.try_recv() {
+            println!("{message:?}");
+            if let FromNode::Answer { node: NODE, answer: Answer::Look(look), .. } = message {
+                looked = Some(look);
+            }
+        }
+        assert!(
+            matches!(looked, Some(LookAnswer::Free { .. })),
+            "the released lock is held by nobody's value, and the look panicked: {looked:?}"
+        );
+    });
+}
