@@ -36,6 +36,7 @@ marks! {
     KillsOnCommand "Leader: kill, command",
     StopsGuardStopped "Leader: stop, the guard latched first",
     StopsTooLate "Leader: stop, too late for a child",
+    StopsNeverStarted "Leader: stop, neither started nor refused",
     StopsExecFailed "Leader: stop, exec failed",
     StopsLaunchFailed "Leader: stop, launch failed",
     StopsGaveUp "Leader: stop, gave up",

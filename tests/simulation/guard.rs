@@ -174,14 +174,14 @@ impl World {
         self.oracle_term_begins(g);
         let starts = self.now + MS + self.dice.lateness() + if self.dice.chance(10) { 300 * MS } else { 0 };
         self.guards[g].frames_after = starts;
-        self.to_guard(g, Frame::Arm);
-        self.to_guard(g, Frame::Spawn { start_by });
+        self.send_guard(g, Frame::Arm);
+        self.send_guard(g, Frame::Spawn { start_by });
         number
     }
 
     // ── the socket ──
 
-    pub fn to_guard(&mut self, g: usize, frame: Frame) {
+    pub fn send_guard(&mut self, g: usize, frame: Frame) {
         let at = (self.now + self.dice.lateness()).max(self.guards[g].frames_after + 1);
         self.guards[g].frames_after = at;
         self.push(at, Ev::Frame { guard: number(g), frame });

@@ -159,7 +159,7 @@ impl World {
     pub fn daemon_gone(&mut self, h: usize) {
         let Some(daemon) = self.hosts[h].daemon.take() else { return };
         if let Slot::Guard(g) = daemon.slot {
-            self.to_guard(g as usize, Frame::End);
+            self.send_guard(g as usize, Frame::End);
         }
         for node in 0..self.setup.nodes {
             self.hang_up(h * self.setup.nodes + node);
@@ -349,7 +349,7 @@ impl World {
 
     fn tell(&mut self, h: usize, frame: Frame) {
         if let Some(Slot::Guard(g)) = self.daemon(h).map(|d| d.slot) {
-            self.to_guard(g as usize, frame);
+            self.send_guard(g as usize, frame);
         }
     }
 
@@ -357,7 +357,7 @@ impl World {
         let Some(daemon) = self.daemon(h) else { return };
         let slot = std::mem::replace(&mut daemon.slot, Slot::Empty);
         if let Slot::Guard(g) = slot {
-            self.to_guard(g as usize, Frame::Quit);
+            self.send_guard(g as usize, Frame::Quit);
         }
     }
 
@@ -419,6 +419,7 @@ impl World {
             Reason::LaunchFailed(_) => Mark::StopsLaunchFailed,
             Reason::ExecFailed { .. } => Mark::StopsExecFailed,
             Reason::TooLate => Mark::StopsTooLate,
+            Reason::NeverStarted => Mark::StopsNeverStarted,
             Reason::GaveUp { .. } => Mark::StopsGaveUp,
             Reason::PolicyFinished { .. } => Mark::Finishes,
             Reason::CooldownOver => Mark::CooldownOver,
