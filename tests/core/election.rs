@@ -275,3 +275,22 @@ fn nothing_is_asked_of_a_node_that_does_not_serve() {
     world.pass(ms(1_100));
     assert!(world.asked_kinds().iter().all(|(node, _)| *node != C), "{:?}", world.asked_kinds());
 }
+
+/// Found by the simulation, seed 7003843: a flushed node whose clock was four hours behind took the next token back by as much.
+#[test]
+fn one_node_that_calls_our_clock_absurd_does_not_lower_the_next_proposal() {
+    let mut world = candidate();
+    let token = proposal(&world);
+    let node_wall = WallTime::from_micros(1_600_000_000_000_000);
+    world.reply(A, Answer::Acquire(AcquireAnswer::Clock { node_wall, token: FencingToken(0) }));
+    assert_eq!(world.role(), Role::Candidate, "the others know whose clock it is");
+    world.reply(B, Answer::Acquire(AcquireAnswer::Quarantined { remaining: ms(40) }));
+    world.reply(C, grant(token));
+    assert_eq!(world.role(), Role::Standby);
+    world.forget();
+    world.pass(ms(400));
+    for node in [B, C] {
+        world.reply(node, Answer::Look(LookAnswer::Free { token }));
+    }
+    assert!(proposal(&world) > token);
+}

@@ -169,6 +169,7 @@ impl Standby {
         if let Some(held) = cx.seen.clone() {
             // Somebody was elected: the contention is over.
             cx.split.reset();
+            cx.wall_cap = None;
             if news {
                 cx.emit(Event::HolderSeen { holder: held.holder });
             }
