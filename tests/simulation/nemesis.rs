@@ -501,6 +501,7 @@ impl World {
         }
         let by = self.dice.scale(100 * MS, 300 * SEC) / US;
         self.nodes[n].clock.step(self.now, by.cast_signed());
+        self.nodes[n].lost_data_at = None; // a quarantine is over at once, too
         self.oracle.dirty = true;
         true
     }
@@ -535,7 +536,9 @@ impl World {
         if self.holds_running(n) {
             self.mark(Mark::F5);
         }
-        let most = if self.dice.chance(200) { 4 * 3600 * SEC } else { 60 * SEC };
+        // A clock that is hours behind refuses every token; tolerable on a minority.
+        let minority = n < self.setup.nodes - self.setup.quorum();
+        let most = if minority && self.dice.chance(200) { 4 * 3600 * SEC } else { 60 * SEC };
         let by = self.dice.scale(100 * MS, most) / US;
         self.nodes[n].clock.step(self.now, -by.cast_signed());
         self.oracle.dirty = true;

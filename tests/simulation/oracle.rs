@@ -64,7 +64,7 @@ impl World {
         {
             self.oracle.deleted = None;
             let guard = &self.guards[g as usize];
-            if guard.lives && !guard.latched {
+            if guard.lives && !guard.latched && guard.frozen_until < self.now {
                 self.violated("a lock deleted by hand is handed over", || format!("g{g} goes on"));
             }
         }
