@@ -54,6 +54,8 @@ pub(super) struct Attempt {
     /// The first request ever sent for this value to each node (R8).
     first_sent: NodeMap<Instant>,
     grants: NodeMap<Grant>,
+    /// Clocks of the nodes that refused the proposal as absurd.
+    clocks: NodeMap<WallTime>,
     phase: Phase,
 }
 
@@ -82,6 +84,7 @@ impl Attempt {
             first_round: round.ticket.round,
             first_sent,
             grants: NodeMap::default(),
+            clocks: NodeMap::default(),
             phase: Phase::Acquire(round),
         }
     }
@@ -139,8 +142,7 @@ impl Attempt {
                 cx.learn_token(*token);
                 let ahead_us = self.proposal.0.saturating_sub(node_wall.as_micros());
                 cx.emit(Event::ClockAhead { node, ahead_us });
-                let cap: WallTime = cx.wall_cap.map_or(*node_wall, |cap| cap.min(*node_wall));
-                cx.wall_cap = Some(cap);
+                self.clocks.insert(node, *node_wall);
             }
             AcquireAnswer::Quarantined { .. } | AcquireAnswer::Late | AcquireAnswer::Released => {}
         }
@@ -350,6 +352,7 @@ impl Attempt {
         let votes = self.votes();
         cx.emit(Event::Elected { outcome, votes: votes.clone() });
         self.withdraw(cx, now);
+        cx.wall_cap = self.clock_of_a_quorum(cx.settings.quorum.size());
         let delay = match outcome {
             ElectionOutcome::Won => unreachable!("a won attempt does not fail"),
             ElectionOutcome::Conflict if !self.met_legacy() => cx.split.next_full(&mut cx.rng),
@@ -374,6 +377,14 @@ impl Attempt {
             .filter(|node| self.grants.contains(*node) || !refused(*node))
             .collect();
         cx.release_at(now, self.value, nodes.into_iter());
+    }
+
+    /// Only a quorum can call our proposal absurd (R14): by the clock of a single node that is hours behind, a token would fall behind
+    /// those of earlier terms as soon as the others have lost their data.
+    fn clock_of_a_quorum(&self, quorum: usize) -> Option<WallTime> {
+        let mut clocks: Vec<WallTime> = self.clocks.iter().map(|(_, wall)| *wall).collect();
+        clocks.sort_unstable_by(|a, b| b.cmp(a));
+        clocks.get(quorum - 1).copied()
     }
 
     /// A value without a keeperd behind it stood in the way: its owner polls.

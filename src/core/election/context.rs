@@ -29,7 +29,7 @@ pub(super) struct Context {
     pub restarts: Restarts,
     /// Largest token any node has shown.
     pub token_seen: FencingToken,
-    /// The smallest clock of a node that refused our proposal: this host's clock is ahead, propose by the node's (R14).
+    /// The clock of a quorum that refused our last proposal: this host's clock is ahead, propose by the nodes' (R14).
     pub wall_cap: Option<WallTime>,
     /// Who holds the lock, as the last look saw it.
     pub seen: Option<Held>,
@@ -125,7 +125,7 @@ impl Context {
 
     /// Larger than every token seen, and by the wall clock where that is larger still, so that contenders agree in one trip.
     ///
-    /// After a node refused a proposal as absurd, its clock alone: what was seen may be the leftover of a broken clock on one node,
+    /// After a quorum refused a proposal as absurd, its clock alone: what was seen may be the leftover of a broken clock on one node,
     /// which must not lock the keeper out on the others. Order does not rest on the proposal; a grant that is larger is raised to.
     pub fn proposal(&mut self, now: Now) -> FencingToken {
         let proposal = match self.wall_cap.take() {

@@ -169,6 +169,7 @@ impl Standby {
         if let Some(held) = cx.seen.clone() {
             // Somebody was elected: the contention is over.
             cx.split.reset();
+            cx.wall_cap = None;
             if news {
                 cx.emit(Event::HolderSeen { holder: held.holder });
             }
@@ -213,7 +214,8 @@ impl Standby {
             })
             .collect();
         left.sort_unstable();
-        let until_free = left.get(cx.settings.quorum.size() - 1).map(|left| *left + EXPIRY_GRAIN);
+        let until_free =
+            left.get(cx.settings.quorum.size() - 1).map(|left| left.saturating_add(EXPIRY_GRAIN));
         now + until_free.map_or(poll, |left| left.min(poll)) + cx.jitter(EXPIRY_JITTER)
     }
 }
