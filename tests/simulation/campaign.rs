@@ -1,0 +1,334 @@
+//! Many seeds, two threads, one report.
+
+use crate::coverage::Coverage;
+use crate::mutants::Mutant;
+use crate::setup::{Mode, Setup};
+use crate::trace::{LEGEND, Telling};
+use crate::world::{Outcome, World};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+const HOURS: f64 = 20_000.0;
+const THREADS: usize = 2;
+const TOLD: usize = 60;
+/// Fewer seeds than this prove nothing about what they did not reach.
+const SEEDS_FOR_MARKS: usize = 500;
+/// A mutant that lives through so many seeds is not caught.
+const MUTANT_SEEDS: u64 = 4_000;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    seed: Option<u64>,
+    base: u64,
+    seeds: Option<usize>,
+    hours: f64,
+    mode: Option<Mode>,
+    trace: bool,
+    mutant: Option<Mutant>,
+    mutants: bool,
+}
+
+impl Options {
+    pub fn parse(args: &[String]) -> Result<Options, String> {
+        let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+        let mut options = Options {
+            seed: None,
+            base: fresh * 1_000_000,
+            seeds: None,
+            hours: HOURS,
+            mode: None,
+            trace: false,
+            mutant: None,
+            mutants: false,
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+            let number = |text: &String| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
+            match arg.as_str() {
+                "--seed" => options.seed = Some(number(value()?)?),
+                "--base" => options.base = number(value()?)?,
+                "--seeds" => options.seeds = Some(usize::try_from(number(value()?)?).unwrap_or(usize::MAX)),
+                "--hours" => options.hours = number(value()?)? as f64,
+                "--mode" => {
+                    options.mode = Some(match value()?.as_str() {
+                        "safety" => Mode::Safety,
+                        "liveness" => Mode::Liveness,
+                        other => return Err(format!("no mode {other}")),
+                    });
+                }
+                "--trace" => options.trace = true,
+                "--mutant" => {
+                    let name = value()?;
+                    options.mutant = Some(Mutant::named(name).ok_or(format!("no mutant {name}"))?);
+                }
+                "--mutants" => options.mutants = true,
+                other => return Err(format!("unknown argument {other}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {})); // told with the seed, below
+    if let Some(seed) = options.seed {
+        return one(options, seed);
+    }
+    if options.mutants {
+        return all_mutants(options);
+    }
+    if let Some(mutant) = options.mutant {
+        return ExitCode::from(u8::from(!hunt(options, mutant)));
+    }
+    many(options)
+}
+
+/// One run to its end; a panic is a violation like any other.
+fn play(setup: Setup, mutant: Option<Mutant>, telling: Telling) -> (Outcome, World) {
+    let (seed, hours) = (setup.seed, setup.hours());
+    let mut world = World::new(setup, mutant, telling);
+    world.describe();
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let what = said.unwrap_or_default();
+        let violation =
+            crate::oracle::Violation { rule: "nothing panics", what, at: world.now, event: world.events };
+        Outcome {
+            seed,
+            hours,
+            events: world.events,
+            terms: 0,
+            faults: 0,
+            served: 0,
+            coverage: Coverage::default(),
+            violation: Some(violation),
+        }
+    });
+    (outcome, world)
+}
+
+fn one(options: &Options, seed: u64) -> ExitCode {
+    let telling = if options.trace { Telling::Aloud } else { Telling::Last(TOLD) };
+    if options.trace {
+        println!("{LEGEND}");
+    }
+    let (outcome, world) = play(Setup::of(seed, options.mode), options.mutant, telling);
+    let failed = outcome.violation.is_some();
+    if failed {
+        tell_failure(&outcome, &world, options.mutant);
+    }
+    println!(
+        "seed {seed}: {:.2} hours, {} events, {} terms, {} faults, a child ran {:.1} % of the time",
+        outcome.hours,
+        outcome.events,
+        outcome.terms,
+        outcome.faults,
+        outcome.served as f64 / 10.0
+    );
+    println!("{} passed, {} failed", u8::from(!failed), u8::from(failed));
+    ExitCode::from(u8::from(failed))
+}
+
+fn tell_failure(outcome: &Outcome, world: &World, mutant: Option<Mutant>) {
+    let Some(violation) = &outcome.violation else { return };
+    let commit = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let commit =
+        commit.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
+    let with = mutant.map_or_else(String::new, |mutant| format!(" --mutant {}", mutant.name()));
+    println!(
+        "FAILED seed {} at {:.3} s, event {}, commit {}: {}: {}",
+        outcome.seed,
+        violation.at as f64 / 1e9,
+        violation.event,
+        commit.trim(),
+        violation.rule,
+        violation.what
+    );
+    println!("{LEGEND}");
+    for line in &world.trace.lines {
+        println!("{line}");
+    }
+    println!("again: cargo test --release --test simulation -- --seed {}{with} [--trace]", outcome.seed);
+}
+
+/// What a thread has added up.
+#[derive(Default)]
+struct Sum {
+    seeds: usize,
+    hours: f64,
+    events: u64,
+    terms: u64,
+    faults: u64,
+    served: f64,
+    coverage: Coverage,
+    failed: Vec<u64>,
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.hours += outcome.hours;
+        self.events += outcome.events;
+        self.terms += outcome.terms;
+        self.faults += outcome.faults;
+        self.served += outcome.hours * outcome.served as f64 / 1000.0;
+        self.coverage.add(&outcome.coverage);
+        if outcome.violation.is_some() {
+            self.failed.push(outcome.seed);
+        }
+    }
+
+    fn merge(&mut self, other: &Sum) {
+        self.seeds += other.seeds;
+        self.hours += other.hours;
+        self.events += other.events;
+        self.terms += other.terms;
+        self.faults += other.faults;
+        self.served += other.served;
+        self.coverage.add(&other.coverage);
+        self.failed.extend(&other.failed);
+    }
+}
+
+/// As many seeds as were asked for, or as make the hours.
+fn seeds(options: &Options) -> Vec<u64> {
+    let mut hours = 0.0;
+    let enough = |count: usize, hours: f64| match options.seeds {
+        Some(seeds) => count >= seeds,
+        None => hours >= options.hours,
+    };
+    let mut seeds = Vec::new();
+    while !enough(seeds.len(), hours) {
+        let seed = options.base + seeds.len() as u64;
+        hours += Setup::of(seed, options.mode).hours();
+        seeds.push(seed);
+    }
+    seeds
+}
+
+fn many(options: &Options) -> ExitCode {
+    println!("base seed {}", options.base);
+    let began = Instant::now();
+    let seeds = seeds(options);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut sum = Sum::default();
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (outcome, _) = play(Setup::of(*seed, options.mode), None, Telling::Nothing);
+            sum.add(&outcome);
+        }
+        sum
+    };
+    let mut sum = Sum::default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            sum.merge(&thread.join().expect("a run that panics is caught"));
+        }
+    });
+    sum.failed.sort_unstable();
+    report(options, &sum, began.elapsed().as_secs_f64())
+}
+
+fn report(options: &Options, sum: &Sum, took: f64) -> ExitCode {
+    for (text, count) in sum.coverage.all() {
+        println!("{count:>12}  {text}");
+    }
+    for seed in sum.failed.iter().take(3) {
+        let (outcome, world) = play(Setup::of(*seed, options.mode), None, Telling::Last(TOLD));
+        tell_failure(&outcome, &world, None);
+    }
+    if sum.failed.len() > 3 {
+        println!(
+            "{} more seeds failed: {:?}",
+            sum.failed.len() - 3,
+            &sum.failed[3..sum.failed.len().min(30)]
+        );
+    }
+    println!(
+        "{:.0} simulated hours in {took:.1} s ({:.0} h/s), {} seeds, {} events, {} terms, {} faults; a child ran {:.1} % of the time",
+        sum.hours,
+        sum.hours / took,
+        sum.seeds,
+        sum.events,
+        sum.terms,
+        sum.faults,
+        sum.served / sum.hours * 100.0
+    );
+    let missing = sum.coverage.missing();
+    let judged = sum.seeds >= SEEDS_FOR_MARKS && options.mode.is_none();
+    println!(
+        "{} of {} marks reached",
+        sum.coverage.all().count() - missing.len(),
+        sum.coverage.all().count()
+    );
+    if judged && !missing.is_empty() {
+        println!("never reached: {missing:?}");
+    }
+    let failed = sum.failed.len() + usize::from(judged && !missing.is_empty());
+    let passed = sum.seeds - sum.failed.len() + usize::from(judged && missing.is_empty());
+    println!("{passed} passed, {failed} failed");
+    ExitCode::from(u8::from(failed > 0))
+}
+
+// ── mutants ──
+
+/// Plays seeds until the oracle catches it.
+fn hunt(options: &Options, mutant: Mutant) -> bool {
+    let began = Instant::now();
+    let most = options.seeds.map_or(MUTANT_SEEDS, |seeds| seeds as u64);
+    let next = AtomicUsize::new(0);
+    let found = std::sync::Mutex::new(None::<(Outcome, u64)>);
+    let work = || {
+        loop {
+            let tried = next.fetch_add(1, Ordering::Relaxed) as u64;
+            let done = found.lock().expect("no panic holds it").as_ref().is_some_and(|(_, at)| *at < tried);
+            if done || tried >= most {
+                return;
+            }
+            let (outcome, _) =
+                play(Setup::of(options.base + tried, options.mode), Some(mutant), Telling::Nothing);
+            if outcome.violation.is_some() {
+                let mut found = found.lock().expect("no panic holds it");
+                // The smallest seed, whichever thread was faster.
+                if found.as_ref().is_none_or(|(_, at)| tried < *at) {
+                    *found = Some((outcome, tried));
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(work))));
+    let found = found.into_inner().expect("no panic holds it");
+    match &found {
+        Some((outcome, tried)) => {
+            let violation = outcome.violation.as_ref().expect("that is why it was found");
+            println!(
+                "{:<24} caught   seed {:>16} (after {tried:>5} others) event {:>9}  {}: {}",
+                mutant.name(),
+                outcome.seed,
+                violation.event,
+                violation.rule,
+                violation.what
+            );
+        }
+        None => println!(
+            "{:<24} LIVES    after {most} seeds, {:.0} s; breaks: {}",
+            mutant.name(),
+            began.elapsed().as_secs_f64(),
+            mutant.rule()
+        ),
+    }
+    found.is_some()
+}
+
+fn all_mutants(options: &Options) -> ExitCode {
+    println!("base seed {}", options.base);
+    let caught = Mutant::ALL.iter().filter(|mutant| hunt(options, **mutant)).count();
+    let failed = Mutant::ALL.len() - caught;
+    println!("{caught} passed, {failed} failed");
+    ExitCode::from(u8::from(failed > 0))
+}

@@ -1,0 +1,506 @@
+//! A lock node: the keys of one lock, and the scripts of `src/lock/redis/*.lua` line by line.
+
+use crate::clock::{NEVER, Nanos, NodeClock, US};
+use crate::core::lease::{FencingToken, Value};
+use crate::core::request::{
+    AcquireAnswer, Answer, ExtendAnswer, Held, Holder, LookAnswer, RaiseAnswer, RepairAnswer, Request,
+};
+use crate::core::time::WallTime;
+use crate::mutants::Mutant;
+use std::time::Duration;
+
+/// A proposal further ahead of the node's clock than this is refused (R14).
+const AHEAD_MAX_US: u64 = 3_600_000_000;
+
+/// Which keys a command changed, for those who track them.
+pub const LOCK: u8 = 1;
+pub const FENCE: u8 = 2;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    pub value: u128,
+    pub expires_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fence {
+    pub t: u64,
+    pub o: u128,
+    pub x: u128,
+    pub l: u128,
+    host: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Marker {
+    pub run: u32,
+    pub until: u64,
+    span: u64,
+}
+
+/// What a disk would hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Data {
+    pub lock: Option<Key>,
+    pub shadow: Option<Key>,
+    pub fence: Fence,
+    pub marker: Option<Marker>,
+}
+
+/// What a reply reveals of the marker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MarkerSeen {
+    Unsaid,
+    Lost,
+    Until(u64),
+}
+
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub us: u64,
+    pub answer: Answer,
+    pub marker: MarkerSeen,
+}
+
+/// Arguments every script gets from the connection and the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    pub host: u8,
+    pub run: u32,
+    pub ttl_ms: u64,
+    pub quarantine_us: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub clock: NodeClock,
+    pub up: bool,
+    pub run: u32,
+    pub frozen_until: Nanos,
+    pub clock_stops_until: Nanos,
+    pub lost_data_at: Option<Nanos>,
+    pub data: Data,
+    pub saved: Data,
+    /// Hosts that track the lock key and the fence, as bits.
+    pub track_lock: u32,
+    pub track_fence: u32,
+    pub touched: u8,
+    pub mutant: Option<Mutant>,
+}
+
+impl Node {
+    pub fn new(clock: NodeClock, mutant: Option<Mutant>) -> Self {
+        Node {
+            clock,
+            up: true,
+            run: 1,
+            frozen_until: 0,
+            clock_stops_until: 0,
+            lost_data_at: None,
+            data: Data::default(),
+            saved: Data::default(),
+            track_lock: 0,
+            track_fence: 0,
+            touched: 0,
+            mutant,
+        }
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// As Redis does on access. Its own pass over expired keys is late anyway, so nothing else deletes here.
+    fn expire(&mut self, us: u64) {
+        if self.data.lock.is_some_and(|key| us / 1000 > key.expires_ms) {
+            self.data.lock = None;
+            self.touched |= LOCK;
+        }
+        if self.data.shadow.is_some_and(|key| us / 1000 > key.expires_ms) {
+            self.data.shadow = None;
+        }
+    }
+
+    fn lock(&self) -> Option<u128> {
+        self.data.lock.map(|key| key.value)
+    }
+
+    fn shadow(&self) -> Option<u128> {
+        self.data.shadow.map(|key| key.value)
+    }
+
+    fn put(&mut self, value: u128, ttl_ms: u64, us: u64) {
+        let key = Key { value, expires_ms: us / 1000 + ttl_ms };
+        self.data.lock = Some(key);
+        if !self.is(Mutant::NoShadow) {
+            self.data.shadow = Some(key);
+        }
+        self.touched |= LOCK;
+    }
+
+    fn own(&mut self, value: u128, host: u8) {
+        self.data.fence.l = value;
+        self.data.fence.host = host;
+        self.touched |= FENCE;
+    }
+
+    /// `abstains` of prelude.lua: the wait, and whether it is known to be ours.
+    fn abstains(&mut self, terms: &Terms, us: u64) -> Option<(MarkerSeen, u64)> {
+        if self.is(Mutant::NoQuarantine) || self.is(Mutant::MarkerOnConnectOnly) {
+            return None;
+        }
+        let span = self.data.marker.map_or(0, |m| m.span).max(terms.quarantine_us);
+        let Some(marker) = &mut self.data.marker else { return Some((MarkerSeen::Lost, span)) };
+        if marker.run != terms.run && self.mutant != Some(Mutant::RunIdIgnored) {
+            return Some((MarkerSeen::Lost, span));
+        }
+        marker.until = marker.until.min(us + span);
+        (us < marker.until).then(|| (MarkerSeen::Until(marker.until), marker.until - us))
+    }
+
+    pub fn adopt(&mut self, terms: &Terms, t: Nanos) -> (u64, u64) {
+        let us = self.clock.us(t);
+        let span = match self.mutant {
+            Some(Mutant::QuarantineByUptime) => (terms.ttl_ms * 1000).saturating_sub(900_000),
+            _ => terms.quarantine_us,
+        };
+        let ends = match &mut self.data.marker {
+            Some(marker) if marker.run == terms.run || self.mutant == Some(Mutant::RunIdIgnored) => {
+                if marker.span < span {
+                    marker.until += span - marker.span;
+                    marker.span = span;
+                }
+                marker.until
+            }
+            _ => {
+                let until = us + span;
+                self.data.marker = Some(Marker { run: terms.run, until, span });
+                until
+            }
+        };
+        (us, ends)
+    }
+
+    fn held(&self, us: u64) -> Held {
+        let owner = self.lock().or(self.shadow()).expect("something is there");
+        let left = |key: Option<Key>| key.map_or(0, |key| key.expires_ms.saturating_sub(us / 1000));
+        let remaining = left(self.data.lock).max(left(self.data.shadow));
+        let known = owner == self.data.fence.l;
+        Held {
+            value: hex(owner),
+            remaining: Some(Duration::from_millis(remaining)),
+            token: FencingToken(self.data.fence.t),
+            holder: (Some(owner) == self.shadow()).then(|| Holder {
+                host: String::new(),
+                pid: if known { u32::from(self.data.fence.host) } else { 0 },
+            }),
+        }
+    }
+
+    /// One command, at one instant of its clock.
+    pub fn carry_out(&mut self, t: Nanos, request: &Request, deadline_us: u64, terms: &Terms) -> Reply {
+        let us = self.clock.us(t);
+        self.expire(us);
+        let mut marker = MarkerSeen::Unsaid;
+        let answer = match request {
+            Request::Look => Answer::Look(self.look(us, terms, &mut marker)),
+            Request::Acquire { value, proposal, .. } => {
+                Answer::Acquire(self.acquire(us, value.0, proposal.0, deadline_us, terms, &mut marker))
+            }
+            Request::Raise { value, token, .. } => {
+                Answer::Raise(self.raise(us, value.0, token.0, deadline_us, terms, &mut marker))
+            }
+            Request::Extend { value, token, .. } => {
+                self.extend(us, value.0, Some((token.0, deadline_us)), terms, &mut marker)
+            }
+            Request::Check { value } => self.extend(us, value.0, None, terms, &mut marker),
+            Request::Repair { value, token, .. } => {
+                Answer::Repair(self.repair(us, value.0, token.0, deadline_us, terms))
+            }
+            Request::Release { value } => {
+                self.release(value.0);
+                Answer::Released
+            }
+        };
+        Reply { us, answer, marker }
+    }
+
+    /// Plain reads; the fence is tracked from now on.
+    fn look(&mut self, us: u64, terms: &Terms, seen: &mut MarkerSeen) -> LookAnswer {
+        self.track_fence |= 1 << terms.host;
+        let mine = self.data.marker.filter(|m| m.run == terms.run || self.is(Mutant::RunIdIgnored));
+        let mut left = match mine {
+            Some(marker) => {
+                *seen = MarkerSeen::Until(marker.until);
+                marker.until.saturating_sub(us)
+            }
+            None => {
+                *seen = MarkerSeen::Lost;
+                terms.quarantine_us
+            }
+        };
+        if self.is(Mutant::NoQuarantine) || self.is(Mutant::MarkerOnConnectOnly) {
+            left = 0;
+        }
+        if self.lock().or(self.shadow()).is_some() {
+            LookAnswer::Held(self.held(us))
+        } else if left > 0 {
+            LookAnswer::Quarantined { remaining: Duration::from_micros(left) }
+        } else {
+            LookAnswer::Free { token: FencingToken(self.data.fence.t) }
+        }
+    }
+
+    fn acquire(
+        &mut self,
+        us: u64,
+        value: u128,
+        proposal: u64,
+        deadline: u64,
+        terms: &Terms,
+        seen: &mut MarkerSeen,
+    ) -> AcquireAnswer {
+        if us > deadline {
+            return AcquireAnswer::Late;
+        }
+        if let Some((marker, left)) = self.abstains(terms, us) {
+            *seen = marker;
+            return AcquireAnswer::Quarantined { remaining: Duration::from_micros(left) };
+        }
+        let fence = self.data.fence;
+        if fence.x == value && !self.is(Mutant::ReleasedLivesAgain) {
+            return AcquireAnswer::Released;
+        }
+        if self.lock() == Some(value) {
+            if self.shadow().is_none() && !self.is(Mutant::NoShadow) {
+                self.data.shadow = self.data.lock;
+            }
+            return AcquireAnswer::Mine { token: FencingToken(fence.t), token_is_mine: fence.o == value };
+        }
+        let foreign = self.lock().is_some() || self.shadow().is_some_and(|shade| shade != value);
+        if foreign {
+            return AcquireAnswer::Held(self.held(us));
+        }
+        let next = fence.t + 1;
+        let node_wall = WallTime::from_micros(us);
+        if proposal > next.max(us + AHEAD_MAX_US) || next.max(proposal) > FencingToken::MAX.0 {
+            return AcquireAnswer::Clock { node_wall, token: FencingToken(fence.t) };
+        }
+        let token = if self.is(Mutant::ProposalIgnored) { next } else { next.max(proposal) };
+        self.put(value, terms.ttl_ms, us);
+        self.data.fence.t = token;
+        self.data.fence.o = value;
+        self.own(value, terms.host);
+        AcquireAnswer::Granted { token: FencingToken(token) }
+    }
+
+    /// A minority vote changes hands, as an over-clever lock would do it.
+    pub fn steal(&mut self) {
+        self.data.lock = None;
+        self.data.shadow = None;
+    }
+
+    fn raise(
+        &mut self,
+        us: u64,
+        value: u128,
+        token: u64,
+        deadline: u64,
+        terms: &Terms,
+        seen: &mut MarkerSeen,
+    ) -> RaiseAnswer {
+        if us > deadline {
+            return RaiseAnswer::Refused;
+        }
+        if !self.is(Mutant::RaiseUnmarked)
+            && let Some((marker, _)) = self.abstains(terms, us)
+        {
+            *seen = marker;
+            return RaiseAnswer::Refused;
+        }
+        let fence = &mut self.data.fence;
+        if fence.x == value {
+            return RaiseAnswer::Refused;
+        }
+        if fence.t > token || (fence.t == token && fence.o != value) {
+            return RaiseAnswer::Outrun { token: FencingToken(fence.t) };
+        }
+        if fence.t < token {
+            fence.t = token;
+            fence.o = value;
+            self.touched |= FENCE;
+        }
+        RaiseAnswer::Accepted
+    }
+
+    /// Raises the token and names the owner, as extend and repair do it.
+    fn write_back(&mut self, value: u128, token: u64, host: u8) {
+        if self.is(Mutant::NoTokenWriteBack) {
+            return;
+        }
+        if self.data.fence.t < token {
+            self.data.fence.t = token;
+            self.data.fence.o = value;
+            self.touched |= FENCE;
+        }
+        if self.data.fence.l != value {
+            self.own(value, host);
+        }
+    }
+
+    /// `renew` absent: classify only.
+    fn extend(
+        &mut self,
+        us: u64,
+        value: u128,
+        renew: Option<(u64, u64)>,
+        terms: &Terms,
+        seen: &mut MarkerSeen,
+    ) -> Answer {
+        self.track_lock |= 1 << terms.host;
+        let released = self.data.fence.x == value;
+        if self.lock().is_none() && self.is(Mutant::ExtendCreates) {
+            self.put(value, terms.ttl_ms, us);
+        }
+        if self.lock() == Some(value) && !released {
+            let Some((token, deadline)) = renew else { return Answer::Extend(ExtendAnswer::Ok) };
+            if us > deadline {
+                return Answer::Silent;
+            }
+            self.put(value, terms.ttl_ms, us);
+            self.write_back(value, token, terms.host);
+            return Answer::Extend(ExtendAnswer::Ok);
+        }
+        let foreign_lock = self.lock().is_some_and(|there| there != value);
+        if foreign_lock || self.shadow().is_some_and(|shade| shade != value) {
+            return Answer::Extend(ExtendAnswer::Foreign(self.held(us)));
+        }
+        if self.lock() == Some(value) || self.shadow() == Some(value) {
+            return Answer::Extend(ExtendAnswer::Kept);
+        }
+        Answer::Extend(match self.data.marker {
+            None if terms.quarantine_us > 0 => {
+                *seen = MarkerSeen::Lost;
+                ExtendAnswer::Empty
+            }
+            Some(marker) if us < marker.until => ExtendAnswer::Empty,
+            None | Some(_) => ExtendAnswer::Gone,
+        })
+    }
+
+    fn repair(&mut self, us: u64, value: u128, token: u64, deadline: u64, terms: &Terms) -> RepairAnswer {
+        self.track_lock |= 1 << terms.host;
+        if us > deadline || (self.data.fence.x == value && !self.is(Mutant::ReleasedLivesAgain)) {
+            return RepairAnswer::Refused;
+        }
+        let foreign = |key: Option<u128>| key.is_some_and(|there| there != value);
+        if foreign(self.lock()) || foreign(self.shadow()) {
+            return RepairAnswer::Foreign(self.held(us));
+        }
+        self.put(value, terms.ttl_ms, us);
+        self.write_back(value, token, terms.host);
+        RepairAnswer::Repaired
+    }
+
+    pub fn release(&mut self, value: u128) {
+        let whatever = self.is(Mutant::ReleaseUnconditional);
+        if self.lock() == Some(value) {
+            self.data.lock = None;
+            self.touched |= LOCK;
+        }
+        if self.shadow() == Some(value) || whatever {
+            self.data.shadow = None;
+        }
+        if self.data.fence.x != value {
+            self.data.fence.x = value;
+            self.touched |= FENCE;
+        }
+    }
+
+    // ── clients of the npm package ──
+
+    pub fn legacy_set(&mut self, t: Nanos, value: u128, ttl_ms: u64) -> bool {
+        let us = self.clock.us(t);
+        self.expire(us);
+        if self.lock().is_some() {
+            return false;
+        }
+        self.data.lock = Some(Key { value, expires_ms: us / 1000 + ttl_ms });
+        self.touched |= LOCK;
+        true
+    }
+
+    pub fn legacy_extend(&mut self, t: Nanos, value: u128, ttl_ms: u64) -> bool {
+        let us = self.clock.us(t);
+        self.expire(us);
+        let mine = self.lock() == Some(value);
+        if mine {
+            self.data.lock = Some(Key { value, expires_ms: us / 1000 + ttl_ms });
+        }
+        mine
+    }
+
+    pub fn legacy_delete(&mut self, t: Nanos, value: u128) {
+        self.expire(self.clock.us(t));
+        if self.lock() == Some(value) {
+            self.data.lock = None;
+            self.touched |= LOCK;
+        }
+    }
+
+    // ── as the world sees it ──
+
+    /// Whether somebody's value stands here at all.
+    pub fn values(&self, t: Nanos) -> [Option<u128>; 2] {
+        let us = self.clock.us(t);
+        let live = |key: Option<Key>| key.filter(|key| us / 1000 <= key.expires_ms).map(|key| key.value);
+        [live(self.data.lock), live(self.data.shadow)]
+    }
+
+    /// Until when, in true time, this node will give its vote to nobody but the owner of `value`, if its clock runs on as it does.
+    pub fn refuses_until(&self, t: Nanos, value: u128, quarantine: Nanos) -> Nanos {
+        if !self.up {
+            return NEVER; // it comes back as another run
+        }
+        let us = self.clock.us(t);
+        let key = |key: Option<Key>| {
+            let mine = key.filter(|key| key.value == value && us / 1000 <= key.expires_ms);
+            mine.map_or(0, |key| self.clock.when((key.expires_ms + 1) * 1000, t))
+        };
+        let waits = match self.data.marker {
+            Some(marker) if marker.run == self.run => {
+                if us < marker.until {
+                    self.clock.when(marker.until, t)
+                } else {
+                    0
+                }
+            }
+            _ => t + quarantine,
+        };
+        key(self.data.lock).max(key(self.data.shadow)).max(waits)
+    }
+
+    /// What is left of the quarantine.
+    pub fn abstains_for(&self, t: Nanos, quarantine: Nanos) -> Nanos {
+        let us = self.clock.us(t);
+        match self.data.marker {
+            Some(marker) if marker.run == self.run => marker.until.saturating_sub(us) * US,
+            _ => quarantine,
+        }
+    }
+}
+
+/// A value as it stands on the node. Formatting would cost as much as the whole rest of a look.
+pub fn hex(value: u128) -> Vec<u8> {
+    let mut text = Vec::with_capacity(32);
+    for shift in (0..32).rev() {
+        let digit = usize::try_from((value >> (shift * 4)) & 15).expect("four bits");
+        text.push(b"0123456789abcdef"[digit]);
+    }
+    text
+}
+
+/// The value without its text form, for comparisons.
+pub fn parse(text: &[u8]) -> Option<u128> {
+    Value::parse(text).map(|value| value.0)
+}
