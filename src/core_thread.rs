@@ -13,7 +13,7 @@ use crate::lock::local::Local;
 use crate::lock::redis::{self, Nodes};
 use crate::lock::{Claim, Engine, Identity};
 use crate::observe::board::Board;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
@@ -75,6 +75,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         pipes,
         last_resort: RefCell::new(last_resort),
         guards: RefCell::new(BTreeSet::new()),
+        births: Cell::new(0),
         cgroup,
     });
     let keepers = TaskTracker::new();

@@ -7,19 +7,21 @@ use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
 use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
-use crate::guard::{self, ChildSpec, Guard, LastResort, Launch, Lost};
+use crate::guard::{self, ChildSpec, Guard, LastResort, Launch, Lost, Newborn};
 use crate::lock::{Ask, Engine, KeeperId};
 use crate::observe::board::{Board, HolderView, KeeperView, LastChange, LastExit};
 use crate::observe::events;
 use crate::output::Stream;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// Leases this short want a guard that is never kept waiting for a processor.
 const REALTIME_WANTED_BELOW: Duration = Duration::from_secs(5);
@@ -54,6 +56,8 @@ pub struct Shared {
     pub last_resort: RefCell<LastResort>,
     /// Guards that live: every other child of the daemon is an orphan of a lost one.
     pub guards: RefCell<BTreeSet<u32>>,
+    /// Guards that are being started: they may be children of the daemon already, and are not in `guards` yet.
+    pub births: Cell<u32>,
     /// Use cgroups where there are any.
     pub cgroup: bool,
 }
@@ -62,6 +66,13 @@ pub struct Shared {
 #[derive(Debug)]
 enum Slot {
     Empty,
+    /// Being started on another thread; what it is to be told meanwhile.
+    Launching {
+        birth: JoinHandle<io::Result<Newborn>>,
+        waiting: Vec<guard::Command>,
+        /// Given up before it was born.
+        unwanted: bool,
+    },
     Guard(Guard),
     /// It died or was killed; its tree is being killed from here.
     Mourning {
@@ -91,6 +102,7 @@ pub struct Keeper {
 enum Input {
     Node(FromNode),
     Command(Command),
+    Born(io::Result<Newborn>),
     Guard(Result<guard::Event, Lost>),
     LastResort,
     Time,
@@ -139,6 +151,7 @@ impl Shell {
         match input {
             Input::Node(from) => self.keeper.election.handle_node(clock::now(), from),
             Input::Command(command) => self.keeper.election.handle_command(clock::now(), command),
+            Input::Born(newborn) => self.born(newborn),
             Input::Guard(said) => self.guard_said(said),
             Input::LastResort => self.last_resort(),
             Input::Time => {}
@@ -180,11 +193,11 @@ impl Shell {
                 Action::Prolong { deadlines } => self.tell(guard::Command::Deadlines(deadlines)),
                 Action::Stop { kill_by } => self.tell(guard::Command::Stop { kill_by }),
                 Action::Kill => self.tell(guard::Command::Kill),
-                Action::KillGuard => {
-                    if let Slot::Guard(guard) = &self.slot {
-                        guard.kill();
-                    }
-                }
+                Action::KillGuard => match &mut self.slot {
+                    Slot::Guard(guard) => guard.kill(),
+                    Slot::Launching { unwanted, .. } => *unwanted = true,
+                    Slot::Empty | Slot::Mourning { .. } => {}
+                },
                 Action::QuitGuard => self.dismiss(),
                 Action::Emit(event) => self.note(&event),
             }
@@ -197,14 +210,15 @@ impl Shell {
         self.show();
     }
 
+    /// Starts the guard on another thread: forking may be held up by the kernel, and leases may not.
     fn launch(&mut self, value: Value, token: FencingToken, deadlines: Deadlines, start_by: Instant) {
         assert!(matches!(self.slot, Slot::Empty), "one guard per term, and terms do not overlap");
-        match self.try_launch(value, token, deadlines) {
-            Ok(mut guard) => {
-                self.keeper.shared.guards.borrow_mut().insert(guard.pid());
+        match self.prepare(value, token, deadlines) {
+            Ok(birth) => {
+                self.keeper.shared.births.update(|births| births + 1);
                 // Not after ARMED: the frames keep their order, and the round trip would only cost time.
-                guard.send(guard::Command::Spawn { start_by });
-                self.slot = Slot::Guard(guard);
+                let waiting = vec![guard::Command::Spawn { start_by }];
+                self.slot = Slot::Launching { birth, waiting, unwanted: false };
             }
             Err(error) => {
                 self.keeper.election.handle_guard(clock::now(), GuardReport::LaunchFailed(error));
@@ -212,7 +226,12 @@ impl Shell {
         }
     }
 
-    fn try_launch(&self, value: Value, token: FencingToken, deadlines: Deadlines) -> Result<Guard, String> {
+    fn prepare(
+        &self,
+        value: Value,
+        token: FencingToken,
+        deadlines: Deadlines,
+    ) -> Result<JoinHandle<io::Result<Newborn>>, String> {
         let keeper = &self.keeper;
         let shared = &keeper.shared;
         let mut spec = keeper.child.clone()?;
@@ -225,36 +244,77 @@ impl Shell {
         ]);
         let lock = shared.engine.descriptor(keeper.id).transpose().map_err(|error| error.to_string())?;
         let releaser = shared.engine.releaser(&keeper.lock_key, value);
-        let launch = Launch {
-            executable: Path::new(guard::OWN_EXECUTABLE),
-            spec: &spec,
-            token: token.0,
-            deadlines,
-            stop_timeout: keeper.election.timing().stop_timeout(),
-            releaser: releaser.as_deref(),
-            lock: lock.as_ref().map(AsFd::as_fd),
-            cgroup: shared.cgroup,
-        };
-        let (guard, output) = Guard::launch(&launch).map_err(|error| error.to_string())?;
+        let stop_timeout = keeper.election.timing().stop_timeout();
+        let cgroup = shared.cgroup;
+        // The thread may end when it likes: a guard asks for no signal on its parent's death (supervisors.md 2).
+        Ok(tokio::task::spawn_blocking(move || {
+            Newborn::start(&Launch {
+                executable: Path::new(guard::OWN_EXECUTABLE),
+                spec: &spec,
+                token: token.0,
+                deadlines,
+                stop_timeout,
+                releaser: releaser.as_deref(),
+                lock: lock.as_ref().map(AsFd::as_fd),
+                cgroup,
+            })
+        }))
+    }
+
+    /// The guard exists: it is told what has come up since.
+    fn born(&mut self, newborn: io::Result<Newborn>) {
+        let slot = std::mem::replace(&mut self.slot, Slot::Empty);
+        let Slot::Launching { waiting, unwanted, .. } = slot else { return };
+        self.keeper.shared.births.update(|births| births - 1);
+        match newborn.and_then(Guard::adopt) {
+            Ok((mut guard, output)) => {
+                self.keeper.shared.guards.borrow_mut().insert(guard.pid());
+                for command in waiting {
+                    guard.send(command);
+                }
+                if unwanted {
+                    guard.kill();
+                }
+                self.slot = Slot::Guard(guard);
+                self.hand_on(output);
+            }
+            Err(error) => {
+                let report = GuardReport::LaunchFailed(error.to_string());
+                self.keeper.election.handle_guard(clock::now(), report);
+            }
+        }
+    }
+
+    /// The child's output is the edge's to read.
+    fn hand_on(&self, output: guard::Output) {
         for (stream, fd) in [(Stream::Stdout, output.stdout), (Stream::Stderr, output.stderr)] {
-            let pipe = Pipe { keeper: Arc::clone(&keeper.name), stream, fd };
-            if shared.pipes.try_send(pipe).is_err() {
-                let keeper = &*keeper.name;
+            let pipe = Pipe { keeper: Arc::clone(&self.keeper.name), stream, fd };
+            if self.keeper.shared.pipes.try_send(pipe).is_err() {
+                let keeper = &*self.keeper.name;
                 tracing::error!(keeper, "output of the child is lost: the edge thread does not take it");
             }
         }
-        Ok(guard)
     }
 
     fn tell(&mut self, command: guard::Command) {
-        if let Slot::Guard(guard) = &mut self.slot {
-            guard.send(command);
+        match &mut self.slot {
+            Slot::Guard(guard) => {
+                guard.send(command);
+            }
+            Slot::Launching { waiting, .. } => waiting.push(command),
+            Slot::Empty | Slot::Mourning { .. } => {}
         }
     }
 
     /// The tree is dead and the lock is free: the guard goes without releasing anything itself.
     fn dismiss(&mut self) {
-        let Slot::Guard(mut guard) = std::mem::replace(&mut self.slot, Slot::Empty) else { return };
+        let mut guard = match std::mem::replace(&mut self.slot, Slot::Empty) {
+            Slot::Guard(guard) => guard,
+            Slot::Launching { .. } => {
+                unreachable!("nothing is released before the guard is born and its tree is dead")
+            }
+            Slot::Empty | Slot::Mourning { .. } => return,
+        };
         guard.send(guard::Command::Quit);
         let shared = Rc::clone(&self.keeper.shared);
         tokio::task::spawn_local(async move {
@@ -290,6 +350,10 @@ impl Shell {
     fn last_resort(&mut self) {
         let Slot::Mourning { lost, again } = &mut self.slot else { return };
         let shared = &self.keeper.shared;
+        if shared.births.get() > 0 {
+            // A guard that is just being born would be taken for an orphan.
+            return;
+        }
         let proven = shared.last_resort.borrow_mut().pass(lost, &shared.guards.borrow());
         *again = (*again * 2).min(LAST_RESORT_MAX);
         if proven {
@@ -408,6 +472,9 @@ async fn waiting_frame(slot: &mut Slot) -> Option<Result<guard::Event, Lost>> {
 async fn from_guard(slot: &mut Slot) -> Input {
     match slot {
         Slot::Empty => std::future::pending().await,
+        Slot::Launching { birth, .. } => {
+            Input::Born(birth.await.unwrap_or_else(|error| Err(io::Error::other(error))))
+        }
         Slot::Guard(guard) => Input::Guard(guard.recv().await),
         Slot::Mourning { again, .. } => {
             tokio::time::sleep(*again).await;

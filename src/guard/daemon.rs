@@ -73,20 +73,31 @@ pub struct Guard {
     ended: bool,
 }
 
-impl Guard {
-    /// Starts the guard and hands it everything; forks no child. [`Event::Armed`] comes next, but [`Command::Spawn`] need not wait
-    /// for it. To be called inside a tokio runtime, on the thread that also calls [`super::LastResort::pass`].
-    pub fn launch(launch: &Launch<'_>) -> io::Result<(Guard, Output)> {
-        let (ours, theirs) =
+/// A guard that was started and told everything, on any thread; to be adopted by the one that will hold it.
+#[derive(Debug)]
+pub struct Newborn {
+    socket: OwnedFd,
+    process: OwnedFd,
+    child: Child,
+    leaf: Option<PathBuf>,
+    output: Output,
+}
+
+impl Newborn {
+    /// Starts the guard and hands it everything; forks no child.
+    ///
+    /// May take long: on a busy host the kernel lets nobody fork while a process is moved between cgroups elsewhere. So it is not for
+    /// the thread that keeps leases.
+    pub fn start(launch: &Launch<'_>) -> io::Result<Newborn> {
+        let (socket, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        fcntl(&ours, F_SETFL(OFlag::O_NONBLOCK))?; // ours only: the two ends are separate
+        fcntl(&socket, F_SETFL(OFlag::O_NONBLOCK))?; // ours only: the two ends are separate
         let (stdout, child_stdout) = output_pipe()?;
         let (stderr, child_stderr) = output_pipe()?;
         // All fallible preparation comes before the process exists.
         let spec = sealed(&serde_json::to_vec(launch.spec)?)?;
         let releaser = launch.releaser.map(sealed).transpose()?;
         // No pre_exec, uid or groups here: std then uses posix_spawn, which is safe in a process with threads.
-        let socket = sys::watched(ours)?;
         let mut child = std::process::Command::new(launch.executable)
             .arg0(format!("{GUARD_TITLE}{}", launch.spec.keeper))
             .env_clear()
@@ -96,18 +107,50 @@ impl Guard {
             .spawn()?;
         let own = if launch.cgroup { cgroup::own() } else { None };
         let leaf = own.map(|own| cgroup::leaf_path(&own, &launch.spec.keeper, launch.token, child.id()));
-        let watched = sys::pidfd(child.id()).map_err(io::Error::from).and_then(sys::watched);
-        let process = watched.inspect_err(|_| {
+        let process = sys::pidfd(child.id()).map_err(io::Error::from).inspect_err(|_| {
             let _ = child.kill().and_then(|()| child.wait()); // out of descriptors: at least leave no zombie
         })?;
-        let mut guard = Guard { socket, process, child, last: Seq(0), leaf, ended: false };
         let fds: Vec<RawFd> = [Some(spec.as_raw_fd()), releaser.as_ref().map(AsRawFd::as_raw_fd)]
             .into_iter()
             .chain([launch.lock.as_ref().map(AsRawFd::as_raw_fd)])
             .flatten()
             .collect();
-        guard.transmit(Order::Arm(Arm::from(launch)), &fds);
-        Ok((guard, Output { stdout, stderr }))
+        if !transmit(socket.as_raw_fd(), Order::Arm(Arm::from(launch)), FIRST, &fds) {
+            tree::kill_guard(&process);
+        }
+        Ok(Newborn { socket, process, child, leaf, output: Output { stdout, stderr } })
+    }
+}
+
+/// Number of the frame that arms.
+const FIRST: Seq = Seq(1);
+
+/// False when the guard does not read.
+fn transmit(socket: RawFd, order: Order, seq: Seq, fds: &[RawFd]) -> bool {
+    let bytes = order.encode(seq);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let sent = if fds.is_empty() {
+        send(socket, &bytes, flags)
+    } else {
+        sendmsg::<()>(socket, &[IoSlice::new(&bytes)], &[ControlMessage::ScmRights(fds)], flags, None)
+    };
+    sent == Ok(SIZE)
+}
+
+impl Guard {
+    /// Starts a guard and adopts it. [`Event::Armed`] comes next, but [`Command::Spawn`] need not wait for it.
+    pub fn launch(launch: &Launch<'_>) -> io::Result<(Guard, Output)> {
+        Guard::adopt(Newborn::start(launch)?)
+    }
+
+    /// To be called inside a tokio runtime, on the thread that also calls [`super::LastResort::pass`].
+    pub fn adopt(newborn: Newborn) -> io::Result<(Guard, Output)> {
+        let Newborn { socket, process, mut child, leaf, output } = newborn;
+        let watched = sys::watched(socket).and_then(|socket| Ok((socket, sys::watched(process)?)));
+        let (socket, process) = watched.inspect_err(|_| {
+            let _ = child.kill().and_then(|()| child.wait()); // out of descriptors: at least leave no zombie
+        })?;
+        Ok((Guard { socket, process, child, last: FIRST, leaf, ended: false }, output))
     }
 
     /// The guard's process id.
@@ -117,20 +160,8 @@ impl Guard {
 
     /// Never waits. A guard that does not read is killed, and [`Guard::recv`] says so.
     pub fn send(&mut self, command: Command) -> Seq {
-        self.transmit(Order::Command(command), &[])
-    }
-
-    fn transmit(&mut self, order: Order, fds: &[RawFd]) -> Seq {
         self.last = Seq(self.last.0 + 1);
-        let bytes = order.encode(self.last);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let socket = self.socket.get_ref().as_raw_fd();
-        let sent = if fds.is_empty() {
-            send(socket, &bytes, flags)
-        } else {
-            sendmsg::<()>(socket, &[IoSlice::new(&bytes)], &[ControlMessage::ScmRights(fds)], flags, None)
-        };
-        if sent != Ok(SIZE) {
+        if !transmit(self.socket.get_ref().as_raw_fd(), Order::Command(command), self.last, &[]) {
             self.kill();
         }
         self.last

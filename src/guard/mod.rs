@@ -19,7 +19,7 @@ mod sys;
 mod tree;
 
 pub use crate::core::restart::Exit;
-pub use daemon::{Guard, Launch, Lost, OWN_EXECUTABLE, Output};
+pub use daemon::{Guard, Launch, Lost, Newborn, OWN_EXECUTABLE, Output};
 pub use frame::{Ack, Command, Deadlines, Event, Report, Seq, Stage, Why};
 pub use spec::{ChildSpec, LIMITS, Limit, limit_by_name};
 pub use tree::LastResort;
