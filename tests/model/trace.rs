@@ -25,6 +25,7 @@ fn sentence(state: &State, step: Step) -> String {
         Step::Delay(at) => format!("{} is delayed", message(&state.mail[at])),
         Step::Deliver(at) => format!("{} arrives", message(&state.mail[at])),
         Step::Wake(host) => format!("timer of host {host}"),
+        Step::Hint(host) => format!("host {host} hears that a key was touched"),
         Step::ChildEnds(host) => format!("the child of host {host} ends as it was told"),
         Step::Freeze(host) => format!("the daemon of host {host} freezes"),
         Step::Thaw(host) => format!("the daemon of host {host} thaws"),

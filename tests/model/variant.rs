@@ -3,7 +3,7 @@
 use keeperd::core::timing::Timing;
 use std::time::Duration;
 
-pub fn ms(n: u64) -> Duration {
+pub const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
@@ -39,6 +39,15 @@ pub enum Clocks {
     Apart,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Start {
+    /// Both hosts stand at once.
+    #[default]
+    Contending,
+    /// The first host holds three votes, the second knows it.
+    Leading,
+}
+
 /// What may go wrong, and how often, in one run.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Faults {
@@ -61,6 +70,7 @@ pub struct Faults {
 pub struct Variant {
     pub name: &'static str,
     pub faults: Faults,
+    pub start: Start,
     pub ticks: u8,
     pub clocks: Clocks,
     pub broken: Broken,

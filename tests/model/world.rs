@@ -6,7 +6,7 @@
 use super::coverage::{Coverage, Mark};
 use super::host::{Host, NODES, Turn, Violation};
 use super::node::Node;
-use super::variant::{Faults, TICK, Variant};
+use super::variant::{Faults, Start, TICK, Variant};
 use keeperd::core::event::{Command, Role};
 use keeperd::core::lease::{FencingToken, NodeId};
 use keeperd::core::request::{Answer, FromNode, NodeChange, Request, Ticket};
@@ -41,6 +41,8 @@ pub struct State {
     pub nodes: [Node; 3],
     pub mail: Vec<Mail>,
     pub left: Faults,
+    /// Somebody touched a key on this node and the host has not been told yet. One hint stands for many.
+    hints: [Option<NodeId>; 2],
     newest: FencingToken,
     newest_host: u8,
     pub violation: Option<Violation>,
@@ -57,6 +59,7 @@ pub enum Step {
     Delay(usize),
     Deliver(usize),
     Wake(u8),
+    Hint(u8),
     ChildEnds(u8),
     Freeze(u8),
     Thaw(u8),
@@ -88,6 +91,40 @@ impl State {
         mail.delayed || !self.mail[..at].iter().any(before)
     }
 
+    /// Mail that can change nothing any more is dropped, or it would tell equal states apart for ever.
+    fn drop_dead_mail(&mut self) {
+        let now = self.now();
+        let hosts = &self.hosts;
+        self.mail.retain(|mail| {
+            let host = &hosts[usize::from(mail.host)];
+            let role = host.election.role();
+            let held = host.election.is_holding();
+            match &mail.content {
+                // Answers to an earlier look are not heard in other roles.
+                Content::Request(Request::Look) => !matches!(role, Role::Candidate) && !held,
+                // The node would refuse it, and the round that asked is over.
+                Content::Request(
+                    Request::Acquire { deadline, .. }
+                    | Request::Raise { deadline, .. }
+                    | Request::Extend { deadline, .. }
+                    | Request::Repair { deadline, .. },
+                ) => now <= *deadline,
+                Content::Request(Request::Check { .. }) => held,
+                Content::Request(Request::Release { .. }) => true,
+                Content::Reply(Answer::Acquire(_)) => held || role == Role::Candidate,
+                Content::Reply(Answer::Raise(_)) => role == Role::Candidate,
+                Content::Reply(Answer::Extend(_) | Answer::Repair(_) | Answer::Released) => held,
+                Content::Reply(Answer::Look(_) | Answer::Silent) => true,
+            }
+        });
+        for (host, hint) in self.hosts.iter().zip(&mut self.hints) {
+            // Candidates take no hints, and one of many nodes is enough for the others.
+            if matches!(host.election.role(), Role::Candidate) {
+                *hint = None;
+            }
+        }
+    }
+
     fn sort(&mut self) {
         self.mail.sort_by_key(|mail| {
             (mail.host, mail.node, mail.ticket.round, matches!(mail.content, Content::Reply(_)), mail.delayed)
@@ -99,7 +136,10 @@ impl State {
             !mail.delayed
                 && (matches!(mail.content, Content::Request(_)) || !self.hosts[usize::from(mail.host)].frozen)
         };
-        !self.mail.iter().any(waits) && !self.hosts.iter().any(|host| host.is_due(self.now()))
+        let hinted = |(host, hint): (&Arc<Host>, &Option<NodeId>)| hint.is_some() && !host.frozen;
+        !self.mail.iter().any(waits)
+            && !self.hosts.iter().zip(&self.hints).any(hinted)
+            && !self.hosts.iter().any(|host| host.is_due(self.now()))
     }
 }
 
@@ -130,7 +170,7 @@ impl World {
     fn hint(&self, state: &mut State, node: NodeId, except: Option<u8>) {
         for host in 0..2 {
             if except != Some(host) {
-                self.host(state, host, |host, turn| host.hear(turn, FromNode::Touched { node }));
+                state.hints[usize::from(host)] = Some(node);
             }
         }
     }
@@ -185,6 +225,21 @@ impl World {
         state.nodes.iter_mut().for_each(|node| node.expire(now));
     }
 
+    /// One host alone, everything in order, until it has nothing more to say.
+    fn settle(&self, state: &mut State, host: u8) {
+        while let Some(step) = {
+            let mut steps = Vec::new();
+            self.mail_steps(state, &mut steps);
+            steps.retain(|step| matches!(step, Step::Trip(at) if state.mail[*at].host == host));
+            let wake = state.hosts[usize::from(host)].is_due(state.now()).then_some(Step::Wake(host));
+            steps.first().copied().or(wake)
+        } {
+            self.step(state, step);
+            state.drop_dead_mail();
+            state.sort();
+        }
+    }
+
     fn mail_steps(&self, state: &State, steps: &mut Vec<Step>) {
         for (at, mail) in state.mail.iter().enumerate() {
             let frozen = state.hosts[usize::from(mail.host)].frozen;
@@ -216,6 +271,9 @@ impl World {
             if host.frozen {
                 steps.push(Step::Thaw(id));
                 continue;
+            }
+            if state.hints[usize::from(id)].is_some() {
+                steps.push(Step::Hint(id));
             }
             if host.is_due(state.now()) {
                 steps.push(Step::Wake(id));
@@ -275,6 +333,11 @@ impl World {
                 let mail = state.mail.remove(at);
                 self.deliver(state, mail);
             }
+            Step::Hint(host) => {
+                if let Some(node) = state.hints[usize::from(host)].take() {
+                    self.host(state, host, |host, turn| host.hear(turn, FromNode::Touched { node }));
+                }
+            }
             Step::Wake(host) => self.host(state, host, Host::wake),
             Step::ChildEnds(host) => self.host(state, host, Host::child_ends),
             Step::Freeze(host) => {
@@ -320,16 +383,23 @@ impl Model for World {
                 (id as u128 + 1) << 100 | 7,
             ))
         };
-        vec![State {
+        let mut state = State {
             ticks: 0,
             hosts: [host(0), host(1)],
             nodes: std::array::from_fn(|_| Node::default()),
             mail: Vec::new(),
             left: self.variant.faults,
+            hints: [None, None],
             newest: FencingToken(0),
             newest_host: 0,
             violation: None,
-        }]
+        };
+        if self.variant.start == Start::Leading {
+            self.settle(&mut state, 0);
+            assert!(state.hosts[0].is_alive(), "alone it is elected");
+            self.settle(&mut state, 1);
+        }
+        vec![state]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
@@ -347,6 +417,7 @@ impl Model for World {
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
         let mut state = last.clone();
         self.step(&mut state, step);
+        state.drop_dead_mail();
         state.sort();
         Some(state)
     }
