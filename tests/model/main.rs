@@ -48,7 +48,7 @@ fn explore() {
     let faults = Faults { delays: n[1], freezes: n[2], flushes: n[3], empties: n[4], restarts: n[5], deletes: n[6], step_downs: n[7] };
     let clocks = if n[8] == 0 { Clocks::Agree } else { Clocks::Apart };
     let broken = [Broken::Nothing, Broken::ValidityFromReply, Broken::DaemonKills, Broken::NoQuarantine, Broken::ReleaseBeforeDeath, Broken::ExtendCreates, Broken::NoShadow, Broken::NoWriteBack][usize::from(n[9])];
-    let found = search(Variant { name: "explore", faults, ticks: n[0], start: if n[10] == 0 { Start::Contending } else { Start::Leading }, clocks, broken }, 2);
+    let found = search(Variant { name: "explore", faults, ticks: n[0], start: [Start::Contending, Start::Leading, Start::Minority, Start::Recovered][usize::from(n[10])], only_first: n[12] == 1, clocks, broken }, usize::from(n[11]));
     println!("{} {:#?}", found.states, found.violation);
     let _ = found.seen;
 }

@@ -53,6 +53,11 @@ impl Node {
         self.lock.is_some()
     }
 
+    /// A lock nobody will release: its owner has done so already (R15).
+    pub fn has_ghost(&self) -> bool {
+        self.lock.is_some_and(|key| self.released == Some(key.value))
+    }
+
     /// Carries out one script. The answer is what the decoder makes of its reply.
     pub fn carry_out(&mut self, variant: &Variant, now: Instant, request: &Request) -> Answer {
         self.expire(now);

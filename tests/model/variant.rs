@@ -46,6 +46,10 @@ pub enum Start {
     Contending,
     /// The first host holds three votes, the second knows it.
     Leading,
+    /// The first host holds two votes; the second had the third one, with its own smaller token, and has given it back.
+    Minority,
+    /// The same, later: node A has lost its data, its quarantine is over, and the second host's daemon is new.
+    Recovered,
 }
 
 /// What may go wrong, and how often, in one run.
@@ -72,6 +76,8 @@ pub struct Variant {
     pub faults: Faults,
     pub start: Start,
     pub ticks: u8,
+    /// Only the first host's daemon freezes.
+    pub only_first: bool,
     pub clocks: Clocks,
     pub broken: Broken,
 }

@@ -222,7 +222,14 @@ impl World {
         for host in 0..2 {
             self.host(state, host, Host::time_passes);
         }
-        state.nodes.iter_mut().for_each(|node| node.expire(now));
+        for node in NODES {
+            let stored = &mut state.nodes[usize::from(node.0)];
+            let held = stored.is_held();
+            stored.expire(now);
+            if held && !stored.is_held() {
+                self.hint(state, node, None);
+            }
+        }
     }
 
     /// One host alone, everything in order, until it has nothing more to say.
@@ -238,6 +245,28 @@ impl World {
             state.drop_dead_mail();
             state.sort();
         }
+    }
+
+    fn settle_all(&self, state: &mut State) {
+        while !state.may_tick() {
+            state.hints = [None, None];
+            self.settle(state, 0);
+            self.settle(state, 1);
+        }
+    }
+
+    /// Both stand; the third node's vote goes to the host that loses, which then gives it back.
+    fn settle_minority(&self, state: &mut State) {
+        self.step(state, Step::Wake(1));
+        while state.hosts[1].election.role() == Role::Standby {
+            self.step(state, Step::Trip(0));
+            state.drop_dead_mail();
+        }
+        let last = state.mail.iter().position(|mail| mail.node == NODES[2]).expect("asked of all nodes");
+        self.step(state, Step::Trip(last));
+        self.settle(state, 0);
+        assert!(state.hosts[0].is_alive() && !state.hosts[1].is_alive(), "two votes are enough");
+        self.settle(state, 1);
     }
 
     fn mail_steps(&self, state: &State, steps: &mut Vec<Step>) {
@@ -279,7 +308,7 @@ impl World {
                 steps.push(Step::Wake(id));
             }
             let role = host.election.role();
-            if state.left.freezes > 0 && role != Role::Standby {
+            if state.left.freezes > 0 && role != Role::Standby && (id == 0 || !self.variant.only_first) {
                 steps.push(Step::Freeze(id));
             }
             if state.left.step_downs > 0 && role == Role::Leader {
@@ -394,10 +423,30 @@ impl Model for World {
             newest_host: 0,
             violation: None,
         };
-        if self.variant.start == Start::Leading {
-            self.settle(&mut state, 0);
-            assert!(state.hosts[0].is_alive(), "alone it is elected");
-            self.settle(&mut state, 1);
+        match self.variant.start {
+            Start::Contending => {}
+            Start::Leading => {
+                self.settle(&mut state, 0);
+                assert!(state.hosts[0].is_alive(), "alone it is elected");
+                self.settle(&mut state, 1);
+            }
+            Start::Minority => self.settle_minority(&mut state),
+            Start::Recovered => {
+                self.settle_minority(&mut state);
+                self.tick(&mut state);
+                self.settle_all(&mut state);
+                self.restart(&mut state, 0, true);
+                while state.now() < start + TICK + self.variant.quarantine() {
+                    self.settle_all(&mut state);
+                    self.tick(&mut state);
+                }
+                self.settle_all(&mut state);
+                assert!(state.hosts[0].is_alive(), "one lost node is not noticed");
+                // A daemon that has seen no token yet.
+                let now = state.now();
+                state.hosts[1] =
+                    Arc::new(Host::new(&mut Turn::new(&self.variant, &self.coverage, 1, now), 5 << 100));
+            }
         }
         vec![state]
     }
@@ -432,6 +481,9 @@ impl Model for World {
             }),
             Property::always("released only when dead", |_, state: &State| {
                 state.violation != Some(Violation::ReleasedAlive)
+            }),
+            Property::always("a released value never lives again", |_, state: &State| {
+                !state.nodes.iter().any(Node::has_ghost)
             }),
             Property::sometimes("a child runs", |_, state: &State| {
                 state.hosts.iter().any(|host| host.is_alive())
