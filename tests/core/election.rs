@@ -275,3 +275,24 @@ fn nothing_is_asked_of_a_node_that_does_not_serve() {
     world.pass(ms(1_100));
     assert!(world.asked_kinds().iter().all(|(node, _)| *node != C), "{:?}", world.asked_kinds());
 }
+
+#[test]
+fn a_grant_of_an_earlier_attempt_is_no_vote_for_this_one() {
+    let mut world = candidate();
+    let token = proposal(&world);
+    world.reply(A, refuse(9));
+    let slow = world.acquire_for(C);
+    world.reply(B, refuse(9));
+    assert_eq!(world.role(), Role::Standby);
+    world.forget();
+    // The holder lets go; a second attempt begins while the first one's request to the slow node is still under way.
+    world.pass(ms(26));
+    for node in [A, B] {
+        world.reply(node, Answer::Look(LookAnswer::Free { token }));
+    }
+    assert_eq!(world.role(), Role::Candidate);
+    world.answer(&slow, grant(token));
+    let asked = world.acquire_for(A);
+    world.answer(&asked, grant(token));
+    assert_eq!(world.role(), Role::Candidate, "one vote of three, and a value that is given up");
+}

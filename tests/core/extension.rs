@@ -1,6 +1,6 @@
 use crate::world::*;
 use keeperd::core::election::{Action, GuardReport};
-use keeperd::core::event::{Event, Reason, Role};
+use keeperd::core::event::{Command, Event, Reason, Role};
 use keeperd::core::lease::FencingToken;
 use keeperd::core::request::{
     AcquireAnswer, Answer, ExtendAnswer, FromNode, LookAnswer, NodeChange, RepairAnswer, Request,
@@ -291,4 +291,37 @@ fn an_answer_after_its_round_still_renews() {
     }
     let sent = first[0].ticket.sent;
     assert_eq!(world.prolonged_to().expect("renewed").kill_at.since(sent), ms(1_728));
+}
+
+#[test]
+fn a_repair_of_an_earlier_term_is_no_vote_for_this_one() {
+    let mut world = extending();
+    world.extend(C, ExtendAnswer::Gone);
+    world.extend(A, ExtendAnswer::Ok);
+    world.extend(B, ExtendAnswer::Ok);
+    let slow = world.next_for(C);
+    world.command(Command::StepDown);
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
+    for node in [A, B] {
+        world.reply(node, Answer::Released);
+    }
+    world.pass(ms(100));
+    world.forget();
+    world.command(Command::Resume);
+    for node in [A, B] {
+        world.reply(node, Answer::Look(LookAnswer::Free { token: FencingToken(0) }));
+    }
+    for node in [A, B] {
+        let asked = world.acquire_for(node);
+        let Request::Acquire { proposal, .. } = asked.request else { unreachable!() };
+        world.answer(&asked, Answer::Acquire(AcquireAnswer::Granted { token: proposal }));
+    }
+    world.child_runs();
+    world.answer(&slow, Answer::Repair(RepairAnswer::Repaired));
+    world.forget();
+    world.node(FromNode::Touched { node: A });
+    world.extend(A, ExtendAnswer::Gone);
+    assert!(world.prolonged_to().is_none(), "one vote is left, and no validity to tell");
+    world.extend(C, ExtendAnswer::Gone);
+    assert!(world.has_killed(), "a quorum can be somebody else's");
 }

@@ -44,6 +44,8 @@ enum Phase {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Attempt {
     pub value: Value,
+    /// Answers to older rounds are about values that were given up.
+    first_round: RoundId,
     proposal: FencingToken,
     started: Instant,
     ends: Instant,
@@ -72,6 +74,7 @@ impl Attempt {
         }
         Attempt {
             value,
+            first_round: round.ticket.round,
             proposal,
             started,
             ends,
@@ -100,6 +103,9 @@ impl Attempt {
         ticket: Ticket,
         answer: AcquireAnswer,
     ) -> Option<Change> {
+        if ticket.round < self.first_round {
+            return None;
+        }
         self.take_grant(cx, now.boot, node, ticket.sent, &answer);
         let (Phase::Acquire(round) | Phase::Split { last: round, .. }) = &mut self.phase else {
             return None;
@@ -331,7 +337,7 @@ impl Attempt {
         cx.retries = 0;
         let votes = self.votes();
         cx.emit(Event::Elected { outcome: ElectionOutcome::Won, votes: votes.clone() });
-        let term = Term::begin(cx, now.boot, lease, self.started, valid_until, start_by);
+        let term = Term::begin(cx, now.boot, lease, (self.first_round, self.started), valid_until, start_by);
         Change::to(State::Leader(Box::new(term)), Reason::Won).with_votes(votes)
     }
 

@@ -435,11 +435,11 @@ impl Election {
                 term.handle_extend(cx, boot, node, ticket, Some(answer))
             }
             (State::Leader(term), Answer::Repair(answer)) => {
-                term.handle_repair(cx, boot, node, ticket.sent, answer);
+                term.handle_repair(cx, boot, node, ticket, answer);
                 None
             }
             (State::Leader(term), Answer::Acquire(answer)) => {
-                term.handle_late_grant(cx, node, ticket.sent, &answer);
+                term.handle_late_grant(cx, node, ticket, &answer);
                 None
             }
             (State::Leader(term), Answer::Silent) => term.handle_extend(cx, boot, node, ticket, None),

@@ -84,7 +84,8 @@ struct Repair {
 pub(super) struct Term {
     pub lease: Lease,
     pub since: Instant,
-    /// The first instant at which no round of the winning attempt had been sent: older answers are not this term's.
+    /// The winning attempt's first round and when it was sent: answers to older rounds are about other values.
+    first_round: RoundId,
     elected_from: Instant,
     /// Validity the guard was last told about; its deadlines follow from it.
     pub offered: Instant,
@@ -97,15 +98,17 @@ pub(super) struct Term {
 }
 
 impl Term {
-    /// Begins a term that is valid until `valid_until`: the guard is launched with its deadlines and starts the child.
+    /// Begins a term that is valid until `valid_until`: the guard is launched with its deadlines and starts the child. `first` is the
+    /// winning attempt's first round.
     pub fn begin(
         cx: &mut Context,
         now: Instant,
         lease: Lease,
-        t0: Instant,
+        first: (RoundId, Instant),
         valid_until: Instant,
         start_by: Instant,
     ) -> Term {
+        let (first_round, t0) = first;
         let timing = cx.settings.timing;
         let deadlines = timing.deadlines(valid_until);
         assert!(now < start_by && start_by < deadlines.stop_at, "a child starts early in its lease");
@@ -119,6 +122,7 @@ impl Term {
         Term {
             lease,
             since: now,
+            first_round,
             elected_from: t0,
             offered: valid_until,
             phase: Phase::Serving,
@@ -440,13 +444,16 @@ impl Term {
         cx: &mut Context,
         now: Instant,
         node: NodeId,
-        sent: Instant,
+        ticket: Ticket,
         answer: RepairAnswer,
     ) {
+        if ticket.round < self.first_round {
+            return;
+        }
         match answer {
             RepairAnswer::Repaired => {
                 self.repairs.remove(node);
-                self.lease.add_vote(node, sent, &cx.settings.timing);
+                self.lease.add_vote(node, ticket.sent, &cx.settings.timing);
                 self.offer(cx);
             }
             RepairAnswer::Foreign(held) => {
@@ -466,14 +473,14 @@ impl Term {
         &mut self,
         cx: &mut Context,
         node: NodeId,
-        sent: Instant,
+        ticket: Ticket,
         answer: &AcquireAnswer,
     ) {
-        if sent < self.elected_from {
+        if ticket.round < self.first_round {
             return;
         }
         match answer {
-            AcquireAnswer::Granted { .. } => self.add_grant(cx, node, sent),
+            AcquireAnswer::Granted { .. } => self.add_grant(cx, node, ticket.sent),
             AcquireAnswer::Mine { .. } => self.add_grant(cx, node, self.elected_from),
             AcquireAnswer::Held(_)
             | AcquireAnswer::Quarantined { .. }
