@@ -111,6 +111,8 @@ impl State {
                 ) => now <= *deadline,
                 Content::Request(Request::Check { .. }) => held,
                 Content::Request(Request::Release { .. }) => true,
+                // A late one may meet a later attempt or term.
+                Content::Reply(_) if mail.delayed => true,
                 Content::Reply(Answer::Acquire(_)) => held || role == Role::Candidate,
                 Content::Reply(Answer::Raise(_)) => role == Role::Candidate,
                 Content::Reply(Answer::Extend(_) | Answer::Repair(_) | Answer::Released) => held,
