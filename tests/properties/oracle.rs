@@ -22,6 +22,9 @@ use std::time::Duration;
 /// One input: what, which, how.
 pub type Op = (u8, u8, u16);
 
+/// With this bit an absurd node says what was hoped for.
+const HOPED: u16 = 0x8000;
+
 /// Who answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Nodes {
@@ -111,22 +114,23 @@ impl Driver {
 
     pub fn feed(&mut self, (kind, which, how): Op) {
         let before = self.election.role() as u32;
-        match kind % 16 {
+        match kind % 32 {
             0..=2 => self.answer(which, how, false),
-            3..=5 => self.answer(which, how | 0x8000, false),
-            6 => self.answer(which, how, true),
-            7 => self.pass_to_timer(how),
-            8 => self.pass(self.timing.ttl() * u32::from(how) / 0x8000),
-            9 => self.pass(Duration::from_micros(u64::from(how))),
-            10 => self.guard(report(which, how)),
-            11 => self.guard(helpful(which)),
-            12 => self.command(which),
-            13 => self.node_changes(which, how),
-            14 => self.rival(which, how),
+            3..=8 => self.answer(which, how | HOPED, false),
+            9..=12 => self.answer_all(),
+            13 => self.answer(which, how, true),
+            14..=17 => self.pass_to_timer(how),
+            18 => self.pass(self.timing.ttl() * u32::from(how) / 0x8000),
+            19 => self.pass(Duration::from_micros(u64::from(how))),
+            20 => self.guard(report(which, how)),
+            21..=27 => self.guard(helpful(which)),
+            28 => self.command(which),
+            29 => self.node_changes(which, how),
+            30 => self.rival(which, how),
             _ => self.guard(GuardReport::TreeDead { killed: 1, last: which % 4 != 0 }),
         }
         self.after();
-        self.features.insert(before << 24 | u32::from(kind % 16) << 16 | (self.election.role() as u32) << 8);
+        self.features.insert(before << 24 | u32::from(kind % 32) << 16 | (self.election.role() as u32) << 8);
     }
 
     fn clocks(&self) -> Now {
@@ -165,6 +169,14 @@ impl Driver {
             self.old.remove(0);
         }
         self.node(FromNode::Answer { node: asked.node, ticket: asked.ticket, answer });
+    }
+
+    /// Every node answers what was hoped for.
+    fn answer_all(&mut self) {
+        for _ in 0..self.open.len() {
+            self.answer(0, HOPED, false);
+            self.drain();
+        }
     }
 
     fn guard(&mut self, report: GuardReport) {
@@ -365,9 +377,9 @@ fn report(which: u8, how: u16) -> GuardReport {
     }
 }
 
-/// An answer of the request's kind with any content; with the highest bit set, the one that was hoped for.
+/// An answer of the request's kind with any content; with [`HOPED`], the one that was hoped for.
 fn absurd(request: &Request, how: u16) -> Answer {
-    let hoped = how & 0x8000 != 0;
+    let hoped = how & HOPED != 0;
     let pick = if hoped { 0 } else { how % 16 };
     let token = FencingToken(match how >> 4 & 7 {
         0 => 0,
