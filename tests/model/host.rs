@@ -76,13 +76,8 @@ impl Host {
             retry: Retry { count: Some(3), delay: super::variant::ms(200) },
         };
         let election = Election::new(settings, Seed(seed), turn.now.boot);
-        let mut host = Host {
-            election,
-            life: None,
-            frozen: false,
-            reports: VecDeque::new(),
-            inbox: VecDeque::new(),
-        };
+        let mut host =
+            Host { election, life: None, frozen: false, reports: VecDeque::new(), inbox: VecDeque::new() };
         for node in NODES {
             host.election.handle_node(turn.now, FromNode::Change { node, change: NodeChange::Serving });
         }

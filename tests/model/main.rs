@@ -45,10 +45,38 @@ fn search(variant: Variant, threads: usize) -> Found {
 fn explore() {
     let text = std::env::var("V").unwrap_or_default();
     let n: Vec<u8> = text.split(',').map(|n| n.parse().expect("number")).collect();
-    let faults = Faults { delays: n[1], freezes: n[2], flushes: n[3], empties: n[4], restarts: n[5], deletes: n[6], step_downs: n[7] };
+    let faults = Faults {
+        delays: n[1],
+        freezes: n[2],
+        flushes: n[3],
+        empties: n[4],
+        restarts: n[5],
+        deletes: n[6],
+        step_downs: n[7],
+    };
     let clocks = if n[8] == 0 { Clocks::Agree } else { Clocks::Apart };
-    let broken = [Broken::Nothing, Broken::ValidityFromReply, Broken::DaemonKills, Broken::NoQuarantine, Broken::ReleaseBeforeDeath, Broken::ExtendCreates, Broken::NoShadow, Broken::NoWriteBack][usize::from(n[9])];
-    let found = search(Variant { name: "explore", faults, ticks: n[0], start: [Start::Contending, Start::Leading, Start::Minority, Start::Recovered][usize::from(n[10])], only_first: n[12] == 1, clocks, broken }, usize::from(n[11]));
+    let broken = [
+        Broken::Nothing,
+        Broken::ValidityFromReply,
+        Broken::DaemonKills,
+        Broken::NoQuarantine,
+        Broken::ReleaseBeforeDeath,
+        Broken::ExtendCreates,
+        Broken::NoShadow,
+        Broken::NoWriteBack,
+    ][usize::from(n[9])];
+    let found = search(
+        Variant {
+            name: "explore",
+            faults,
+            ticks: n[0],
+            start: [Start::Contending, Start::Leading, Start::Minority, Start::Recovered][usize::from(n[10])],
+            only_first: n[12] == 1,
+            clocks,
+            broken,
+        },
+        usize::from(n[11]),
+    );
     println!("{} {:#?}", found.states, found.violation);
     let _ = found.seen;
 }

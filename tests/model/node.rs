@@ -40,7 +40,8 @@ impl Node {
 
     /// FLUSHALL, or a restart without data: the marker goes with the rest, and is adopted anew.
     pub fn lose_data(&mut self, now: Instant, variant: &Variant) {
-        let votes_from = if variant.broken == Broken::NoQuarantine { now } else { now + variant.quarantine() };
+        let votes_from =
+            if variant.broken == Broken::NoQuarantine { now } else { now + variant.quarantine() };
         *self = Node { votes_from, ..Node::default() };
     }
 

@@ -11,7 +11,12 @@ pub fn in_words(_: &World, path: Path<State, Step>) -> Vec<String> {
     let mut lines = Vec::new();
     for pair in steps.windows(2) {
         let [(before, Some(step)), (after, _)] = pair else { continue };
-        lines.push(format!("{:>2}  {}{}", before.ticks, sentence(before, *step), consequences(before, after)));
+        lines.push(format!(
+            "{:>2}  {}{}",
+            before.ticks,
+            sentence(before, *step),
+            consequences(before, after)
+        ));
     }
     lines
 }

@@ -65,7 +65,10 @@ pub enum Step {
     Thaw(u8),
     StepDown(u8),
     Flush(u8),
-    Restart { node: u8, empty: bool },
+    Restart {
+        node: u8,
+        empty: bool,
+    },
     Delete(u8),
 }
 

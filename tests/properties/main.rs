@@ -5,6 +5,7 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod config;
+mod load;
 #[path = "../model/node.rs"]
 #[allow(dead_code, reason = "the model uses more of it")]
 mod node;

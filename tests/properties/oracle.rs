@@ -240,7 +240,9 @@ impl Driver {
         self.election.handle_timeout(self.clocks());
         self.drain();
         match self.election.poll_timeout() {
-            Some(at) => assert!(at > self.now, "a timer that was due was not fired: {at:?} at {:?}", self.now),
+            Some(at) => {
+                assert!(at > self.now, "a timer that was due was not fired: {at:?} at {:?}", self.now)
+            }
             None => assert!(self.election.is_stopped(), "no timer, and not stopped"),
         }
     }

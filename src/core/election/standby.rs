@@ -213,7 +213,8 @@ impl Standby {
             })
             .collect();
         left.sort_unstable();
-        let until_free = left.get(cx.settings.quorum.size() - 1).map(|left| left.saturating_add(EXPIRY_GRAIN));
+        let until_free =
+            left.get(cx.settings.quorum.size() - 1).map(|left| left.saturating_add(EXPIRY_GRAIN));
         now + until_free.map_or(poll, |left| left.min(poll)) + cx.jitter(EXPIRY_JITTER)
     }
 }
