@@ -203,6 +203,7 @@ fn wall() -> std::time::SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn lines(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
         let mut splitter = Splitter::default();
@@ -244,5 +245,47 @@ mod tests {
         assert_eq!(waiting.lines.len() as u64 + waiting.dropped, 200);
         assert!(waiting.bytes <= WAITING_BYTES_MAX);
         assert_eq!(waiting.lines.back().map(|line| line[0]), Some(199));
+    }
+
+    /// The rule without buffers: split at newlines, drop one carriage return, cut at the limit.
+    fn reference(bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut lines = Vec::new();
+        let mut parts: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+        let last = parts.pop().unwrap_or_default();
+        let mut cut = |mut line: &[u8], ended: bool| {
+            while line.len() >= LINE_MAX {
+                lines.push([&line[..LINE_MAX], b" [line continues]"].concat());
+                line = &line[LINE_MAX..];
+            }
+            if ended {
+                lines.push(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+            } else if !line.is_empty() {
+                lines.push(line.to_vec());
+            }
+        };
+        parts.into_iter().for_each(|line| cut(line, true));
+        cut(last, false);
+        lines
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_byte_is_lost_however_it_is_cut(
+            runs in prop::collection::vec((prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], prop_oneof![4 => 1_usize..4, 1 => 16_000_usize..17_000]), 0..12),
+            cuts in prop::collection::vec(1_usize..40_000, 0..8),
+        ) {
+            let bytes: Vec<u8> = runs.iter().flat_map(|(byte, count)| std::iter::repeat_n(*byte, *count)).collect();
+            let mut rest = bytes.as_slice();
+            let mut pieces = Vec::new();
+            for cut in cuts {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                pieces.push(piece);
+                rest = after;
+            }
+            pieces.push(rest);
+            prop_assert_eq!(lines(&pieces), reference(&bytes));
+        }
     }
 }

@@ -301,6 +301,7 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn every_order_and_event_survives_the_wire() {
@@ -349,5 +350,26 @@ mod tests {
         other = good;
         other[1] = 99;
         assert_eq!(Order::decode(&other), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_bytes_are_a_frame_or_none(mut bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0_u8..9, small in any::<bool>()) {
+            let _ = (Order::decode(&bytes), Event::decode(&bytes));
+            bytes.resize(SIZE, 0);
+            (bytes[0], bytes[1]) = (VERSION, kind);
+            if small {
+                // Words within the range of most fields.
+                (1..8).for_each(|word| bytes[word * 8 + 1..word * 8 + 8].fill(0));
+            }
+            if let Some((seq, order)) = Order::decode(&bytes) {
+                prop_assert_eq!(Order::decode(&order.encode(seq)), Some((seq, order)));
+            }
+            if let Some(event) = Event::decode(&bytes) {
+                prop_assert_eq!(Event::decode(&event.encode()), Some(event));
+            }
+        }
     }
 }

@@ -264,6 +264,7 @@ pub(super) fn time(reply: &Value) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::lock::redis::scripts::Keys;
+    use proptest::prelude::*;
     use std::time::Duration;
 
     /// What a node might say, at random: words and numbers of the protocol, in every shape.
@@ -339,5 +340,129 @@ mod tests {
         };
         assert!(acquire(&reply("9007199254740991")).is_some());
         assert!(acquire(&reply("9007199254740992")).is_none());
+    }
+
+    /// Every decoder on one reply. A vote must be a script's own words: TIME, tag, and a token where there is one.
+    fn decode(reply: &Value) {
+        let identity = crate::lock::Identity { host: "h".to_owned(), pid: 1 };
+        let keys = Keys::of("redlock:x");
+        let (ttl, quarantine) = (Duration::from_secs(1), Duration::from_secs(1));
+        let context = Context { keys: &keys, ttl, run_id: "r", nodes: 3, quarantine, identity: &identity };
+        let one = std::slice::from_ref(reply);
+        let fields = items(reply).unwrap_or_default();
+        let said_tag = |tag: &str| {
+            let tagged = fields.get(1).and_then(text).is_some_and(|said| said == tag.as_bytes());
+            assert!(tagged && fields.first().and_then(number::<u64>).is_some(), "a vote from {reply:?}");
+        };
+        for answer in [acquire(one), raise(one), extend(one), repair(one), release(one)].into_iter().flatten()
+        {
+            match answer.answer {
+                Answer::Acquire(AcquireAnswer::Granted { token } | AcquireAnswer::Mine { token, .. }) => {
+                    assert!(
+                        token <= FencingToken::MAX && fields.get(2).and_then(number::<u64>) == Some(token.0)
+                    );
+                    said_tag(if fields.len() > 3 && text(&fields[1]) == Some(b"mine".to_vec()) {
+                        "mine"
+                    } else {
+                        "ok"
+                    });
+                }
+                Answer::Raise(RaiseAnswer::Accepted)
+                | Answer::Extend(ExtendAnswer::Ok)
+                | Answer::Repair(RepairAnswer::Repaired)
+                | Answer::Released => said_tag("ok"),
+                Answer::Look(_)
+                | Answer::Acquire(_)
+                | Answer::Raise(_)
+                | Answer::Extend(_)
+                | Answer::Repair(_)
+                | Answer::Silent => {}
+            }
+        }
+        let _ = (adopt(reply), time(reply));
+        if let Some(seen) = look(fields, &context)
+            && let Answer::Look(LookAnswer::Free { .. }) = seen.answer
+        {
+            assert!(
+                fields.len() >= 7 && fields[1] == Value::Nil && fields[3] == Value::Nil,
+                "free? {reply:?}"
+            );
+        }
+    }
+
+    /// RESP text, as a node sends it, and what random bytes make of it.
+    fn decode_bytes(bytes: &[u8]) {
+        if let Ok(reply) = redis::parse_redis_value(bytes) {
+            decode(&reply);
+        }
+    }
+
+    fn corpus() -> Vec<Vec<u8>> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/corpus/reply");
+        let mut files: Vec<_> =
+            std::fs::read_dir(folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
+        files.sort();
+        files.iter().map(|file| std::fs::read(file).expect("readable")).collect()
+    }
+
+    #[test]
+    fn the_corpus_of_replies_is_answered() {
+        let corpus = corpus();
+        assert!(corpus.len() >= 10);
+        corpus.iter().for_each(|bytes| decode_bytes(bytes));
+    }
+
+    fn tree() -> impl Strategy<Value = Value> {
+        let word = prop::sample::select(vec![
+            "ok",
+            "mine",
+            "held",
+            "quarantined",
+            "late",
+            "clock",
+            "outrun",
+            "empty",
+            "foreign",
+            "r",
+            "3",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Nil),
+            any::<i64>().prop_map(Value::Int),
+            any::<u64>().prop_map(|n| Value::BulkString(n.to_string().into_bytes())),
+            prop::collection::vec(any::<u8>(), 0..40).prop_map(Value::BulkString),
+            word.prop_map(|word| Value::BulkString(word.into())),
+            "\\PC{0,8}".prop_map(Value::SimpleString),
+            any::<f64>().prop_map(Value::Double),
+            any::<bool>().prop_map(Value::Boolean),
+            Just(Value::Okay),
+        ];
+        leaf.prop_recursive(3, 24, 9, |inner| {
+            prop_oneof![
+                4 => prop::collection::vec(inner.clone(), 0..9).prop_map(Value::Array),
+                1 => prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Set),
+                1 => prop::collection::vec((inner.clone(), inner), 0..4).prop_map(Value::Map),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_tree_of_values_makes_a_vote_of_garbage(reply in tree()) {
+            decode(&reply);
+        }
+
+        #[test]
+        fn no_bytes_make_a_vote_of_garbage(file in any::<prop::sample::Index>(), edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5)) {
+            let corpus = corpus();
+            let mut bytes = corpus[file.index(corpus.len())].clone();
+            for (place, byte) in edits {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            decode_bytes(&bytes);
+        }
     }
 }
