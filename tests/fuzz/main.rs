@@ -7,14 +7,14 @@
 
 #[path = "../properties/load.rs"]
 mod load;
-#[path = "../properties/node.rs"]
-#[allow(dead_code, reason = "what the fuzz entry points and the coming model checker need besides")]
+#[path = "../model/node.rs"]
+#[allow(dead_code, reason = "the model uses more of it")]
 mod node;
 #[path = "../properties/oracle.rs"]
 #[allow(dead_code, reason = "the properties use more of it")]
 mod oracle;
-#[path = "../properties/variant.rs"]
-#[allow(dead_code, reason = "what the fuzz entry points and the coming model checker need besides")]
+#[path = "../model/variant.rs"]
+#[allow(dead_code, reason = "the model uses more of it")]
 mod variant;
 
 use keeperd::config::Env;

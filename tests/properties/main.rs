@@ -6,13 +6,13 @@
 
 mod config;
 mod load;
-
-#[allow(dead_code, reason = "what the fuzz entry points and the coming model checker need besides")]
+#[path = "../model/node.rs"]
+#[allow(dead_code, reason = "the model uses more of it")]
 mod node;
 mod oracle;
 mod parts;
-
-#[allow(dead_code, reason = "what the fuzz entry points and the coming model checker need besides")]
+#[path = "../model/variant.rs"]
+#[allow(dead_code, reason = "the model uses more of it")]
 mod variant;
 
 use oracle::{Driver, Nodes, Op};
