@@ -7,7 +7,7 @@ use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
 use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
-use crate::guard::{self, ChildSpec, Guard, LastResort, Launch, Lost, Newborn};
+use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn};
 use crate::lock::{Ask, Engine, KeeperId};
 use crate::observe::board::{Board, HolderView, KeeperView, LastChange, LastExit};
 use crate::observe::events;
@@ -28,8 +28,6 @@ const REALTIME_WANTED_BELOW: Duration = Duration::from_secs(5);
 /// Pace of the last resort: the tree of a lost guard is looked for and killed until none is left.
 const LAST_RESORT_FIRST: Duration = Duration::from_millis(1);
 const LAST_RESORT_MAX: Duration = Duration::from_millis(10);
-/// A dismissed guard needs microseconds; one that takes this long is killed.
-const GOODBYE_MAX: Duration = Duration::from_secs(5);
 /// Frames of a guard taken before the timers get their turn: more than it ever has to say at once.
 const FRAMES_PER_TURN: usize = 64;
 /// When the edge was reading the view just then.
@@ -249,6 +247,7 @@ impl Shell {
         // The thread may end when it likes: a guard asks for no signal on its parent's death (supervisors.md 2).
         Ok(tokio::task::spawn_blocking(move || {
             Newborn::start(&Launch {
+                duty: Duty::Term,
                 executable: Path::new(guard::OWN_EXECUTABLE),
                 spec: &spec,
                 token: token.0,
@@ -318,11 +317,7 @@ impl Shell {
         guard.send(guard::Command::Quit);
         let shared = Rc::clone(&self.keeper.shared);
         tokio::task::spawn_local(async move {
-            let gone = async { while guard.recv().await.is_ok() {} };
-            if tokio::time::timeout(GOODBYE_MAX, gone).await.is_err() {
-                guard.kill();
-                while guard.recv().await.is_ok() {}
-            }
+            guard.gone().await;
             shared.guards.borrow_mut().remove(&guard.pid());
         });
     }

@@ -30,6 +30,7 @@
 //!   `lock::local` is flock on one host. Both answer in the words of `core::request`.
 //! * `guard`: the process that ends a child in time. `guard::process` is its loop, `spawn` the way from fork to exec, `tree` and
 //!   `cgroup` find and kill everything, `sys` has the only unsafe code, `daemon` is the other end of its socket.
+//! * `errand`: a short command of the daemon itself, run by a guard of its own.
 //! * `keeper`: the shell of one election. `core_thread` and `daemon`: the two threads. `child`, `output`: what a child is given, and
 //!   what it writes. `clock`: the only place that reads clocks.
 //! * `config`: from TOML to values that cannot be wrong; all mistakes at once, each with its place.
@@ -70,6 +71,7 @@ pub mod config;
 pub mod core;
 pub mod core_thread;
 pub mod daemon;
+pub mod errand;
 pub mod guard;
 pub mod keeper;
 pub mod lock;

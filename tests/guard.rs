@@ -2,9 +2,10 @@
 //! own; one test at a time, because they measure.
 
 use keeperd::clock;
+use keeperd::errand::{Errand, GRACE, Outcome};
 use keeperd::guard::{
-    self, Ack, ChildSpec, Command, Deadlines, Event, Exit, Guard, LastResort, Launch, Limit, Lost, Output,
-    Stage, Why,
+    self, Ack, ChildSpec, Command, Deadlines, Duty, Event, Exit, Guard, LastResort, Launch, Limit, Lost,
+    Output, Stage, Why,
 };
 use libtest_mimic::{Arguments, Trial};
 use std::collections::BTreeSet;
@@ -69,6 +70,10 @@ sentences! {
     signals_do_not_touch_the_guard,
     killed_guard_takes_the_main_process_and_the_daemon_kills_the_rest,
     leaf_of_a_dead_guard_is_swept_and_of_a_living_one_is_not,
+    an_errand_tells_how_its_command_ended_and_what_it_said,
+    an_errand_whose_time_is_up_is_dead_with_all_it_started,
+    an_errand_that_nobody_waits_for_any_more_is_killed,
+    an_errand_is_none_of_the_last_resorts_business,
     fifty_guards_are_small,
 }
 
@@ -147,6 +152,7 @@ impl Plan {
         let released = path.join("released").into_os_string().into_encoded_bytes();
         let lock = self.lock.then(|| File::create(path.join("lock")).expect("our folder"));
         let launch = Launch {
+            duty: Duty::Term,
             executable: &self.executable,
             spec: &self.spec,
             token: 4711,
@@ -767,6 +773,85 @@ async fn killed_guard_takes_the_main_process_and_the_daemon_kills_the_rest() {
         other.tree_dead().await;
         other.quit().await;
     }
+    nix::sys::prctl::set_child_subreaper(false).expect("only these processes should come to us");
+}
+
+/// An errand, and the mark of its processes.
+fn errand(script: &str, timeout: Duration) -> (Errand, tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut spec = shell(script).spec;
+    spec.env.push(("KEEPERD_TEST_MARK".into(), folder.path().into()));
+    let mark = format!("KEEPERD_TEST_MARK={}", folder.path().display());
+    (Errand { spec, timeout }, folder, mark)
+}
+
+fn marked(mark: &str) -> usize {
+    processes().filter(|pid| environment(pid).contains(mark)).count()
+}
+
+async fn until_marked(mark: &str, count: usize) {
+    let limit = clock::boot() + 10 * SECOND;
+    while marked(mark) != count {
+        assert!(clock::boot() < limit, "{} processes live, not {count}", marked(mark));
+        tokio::time::sleep(MS).await;
+    }
+}
+
+async fn an_errand_tells_how_its_command_ended_and_what_it_said() {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let (done, _folder, mark) = errand("echo fine; sleep 100 & exit 3", SECOND);
+    let began = clock::boot();
+    let outcome = done.run(|output| tell.send(output).expect("somebody listens")).await;
+    println!("    took {:?}", clock::boot().since(began));
+    assert_eq!(outcome, Outcome::Ended(Exit::Code(3)));
+    assert_eq!(marked(&mark), 0, "what it left behind is dead");
+    assert_eq!(read_now(&told.await.expect("called once").stdout), "fine\n");
+    let (mut missing, ..) = errand("", SECOND);
+    missing.spec.argv = vec!["/nonexistent".into()];
+    let outcome = missing.run(drop).await;
+    assert_eq!(outcome, Outcome::NotStarted("exec: No such file or directory (os error 2)".to_owned()));
+}
+
+async fn an_errand_whose_time_is_up_is_dead_with_all_it_started() {
+    let (stubborn, _folder, mark) =
+        errand("trap '' TERM; setsid sleep 100 & setsid sh -c \"trap '' TERM; sleep 100\" & wait", 300 * MS);
+    let began = clock::boot();
+    assert_eq!(stubborn.run(drop).await, Outcome::TimedOut(300 * MS));
+    let took = clock::boot().since(began);
+    assert!(took >= 300 * MS + GRACE && took < 3 * SECOND, "{took:?}");
+    assert_eq!(marked(&mark), 0);
+}
+
+async fn an_errand_that_nobody_waits_for_any_more_is_killed() {
+    let (endless, _folder, mark) = errand("trap '' TERM; sleep 100 & wait; wait", 100 * SECOND);
+    let running = tokio::spawn(endless.run(drop));
+    until_marked(&mark, 2).await;
+    running.abort();
+    until_marked(&mark, 0).await;
+    let title = |process: PathBuf| fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+    let limit = clock::boot() + 10 * SECOND;
+    while processes().any(|process| title(process).starts_with("keeperd: errand test.keeper")) {
+        assert!(clock::boot() < limit, "its guard is still there");
+        tokio::time::sleep(MS).await;
+    }
+}
+
+async fn an_errand_is_none_of_the_last_resorts_business() {
+    let mut last_resort = LastResort::install().expect("every kernel since 3.4");
+    let (working, _folder, mark) = errand("setsid sleep 100 & sleep 0.3; exit 7", 10 * SECOND);
+    let running = tokio::spawn(working.run(drop));
+    let mut term = shell("exec sleep 100").start();
+    term.started().await;
+    term.guard.kill();
+    let lost = term.gone().await;
+    // From before it has forked until after it has ended: never is it taken for a part of the lost tree.
+    while !running.is_finished() {
+        last_resort.pass(&lost, &BTreeSet::new());
+        tokio::time::sleep(MS).await;
+    }
+    assert_eq!(running.await.expect("it ran"), Outcome::Ended(Exit::Code(7)));
+    assert_eq!(marked(&mark), 0);
+    assert!(last_resort.pass(&lost, &BTreeSet::new()), "and nothing of it is left");
     nix::sys::prctl::set_child_subreaper(false).expect("only these processes should come to us");
 }
 

@@ -2,7 +2,7 @@
 
 use super::frame::{Arm, Command, Deadlines, Event, Order, SIZE, Seq};
 use super::spec::{ChildSpec, sealed};
-use super::{GUARD_TITLE, cgroup, sys, tree};
+use super::{Duty, cgroup, sys, tree};
 use nix::errno::Errno;
 use nix::fcntl::{F_SETFL, F_SETPIPE_SZ, OFlag, fcntl};
 use nix::sys::socket::{
@@ -22,10 +22,13 @@ pub const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// Room for bursts of output, so that the child is not held up by a busy daemon.
 const PIPE_SIZE: i32 = 256 * 1024;
+/// A dismissed guard needs microseconds; one that takes this long is killed.
+const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
 /// All that a term's guard must know.
 #[derive(Debug)]
 pub struct Launch<'a> {
+    pub duty: Duty,
     /// [`OWN_EXECUTABLE`], except in tests.
     pub executable: &'a Path,
     pub spec: &'a ChildSpec,
@@ -99,7 +102,7 @@ impl Newborn {
         let releaser = launch.releaser.map(sealed).transpose()?;
         // No pre_exec, uid or groups here: std then uses posix_spawn, which is safe in a process with threads.
         let mut child = std::process::Command::new(launch.executable)
-            .arg0(format!("{GUARD_TITLE}{}", launch.spec.keeper))
+            .arg0(format!("{}{}", launch.duty.title(), launch.spec.keeper))
             .env_clear()
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::from(child_stdout))
@@ -143,7 +146,7 @@ impl Guard {
         Guard::adopt(Newborn::start(launch)?)
     }
 
-    /// To be called inside a tokio runtime, on the thread that also calls [`super::LastResort::pass`].
+    /// To be called inside a tokio runtime; for a term, on the thread that also calls [`super::LastResort::pass`].
     pub fn adopt(newborn: Newborn) -> io::Result<(Guard, Output)> {
         let Newborn { socket, process, mut child, leaf, output } = newborn;
         let watched = sys::watched(socket).and_then(|socket| Ok((socket, sys::watched(process)?)));
@@ -156,6 +159,15 @@ impl Guard {
     /// The guard's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for the end of a guard that was told to quit, and reaps it.
+    pub async fn gone(&mut self) {
+        let gone = async { while self.recv().await.is_ok() {} };
+        if tokio::time::timeout(GOODBYE_MAX, gone).await.is_err() {
+            self.kill();
+            while self.recv().await.is_ok() {}
+        }
     }
 
     /// Never waits. A guard that does not read is killed, and [`Guard::recv`] says so.

@@ -31,7 +31,28 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 const GUARD_TITLE: &str = "keeperd: guard ";
+const ERRAND_TITLE: &str = "keeperd: errand ";
 const RELEASER_TITLE: &str = "keeperd: releaser ";
+
+/// What a guard is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Duty {
+    /// A keeper's term: it must be on time whatever the host is going through.
+    #[default]
+    Term,
+    /// One short command of the daemon itself ([`crate::errand`]). It stays in the daemon's session, where [`LastResort`] leaves it and
+    /// all below it alone.
+    Errand,
+}
+
+impl Duty {
+    fn title(self) -> &'static str {
+        match self {
+            Duty::Term => GUARD_TITLE,
+            Duty::Errand => ERRAND_TITLE,
+        }
+    }
+}
 
 /// The first call in `main`, before arguments are parsed or a thread is started: plays the part that `argv[0]` names, and returns only
 /// when it names none. `releaser` is run in a process of its own, with the bytes of [`Launch::releaser`] to read from; what it
@@ -39,8 +60,10 @@ const RELEASER_TITLE: &str = "keeperd: releaser ";
 pub fn main_if_guard(releaser: fn(OwnedFd) -> i32) {
     let title = std::env::args_os().next().unwrap_or_default();
     let plays = |role: &str| title.as_bytes().starts_with(role.as_bytes());
-    if plays(GUARD_TITLE) {
-        std::process::exit(guard_main());
+    for duty in [Duty::Term, Duty::Errand] {
+        if plays(duty.title()) {
+            std::process::exit(guard_main(duty));
+        }
     }
     if plays(RELEASER_TITLE) {
         let _ = prctl::set_dumpable(false); // exec has made it readable again, and the bytes may hold a password
@@ -49,9 +72,9 @@ pub fn main_if_guard(releaser: fn(OwnedFd) -> i32) {
     }
 }
 
-fn guard_main() -> i32 {
+fn guard_main(duty: Duty) -> i32 {
     std::panic::set_hook(Box::new(|panic| last_cry(&format!("keeperd guard: {panic}\n"))));
-    let guard = match process::Guard::arm(sys::inherited(0)) {
+    let guard = match process::Guard::arm(sys::inherited(0), duty) {
         Ok(Some(guard)) => guard,
         Ok(None) => return 0,
         Err(error) => {

@@ -12,6 +12,7 @@
 //!
 //! Nothing here allocates, logs or waits for anybody once the guard is armed.
 
+use super::Duty;
 use super::cgroup::{self, Leaf};
 use super::frame::{Ack, Arm, Command, Deadlines, Event, Order, Report, SIZE, Seq, Why};
 use super::setup::{self, Inherited};
@@ -105,8 +106,8 @@ pub(super) struct Ending {
 
 impl Guard {
     /// Waits for the first frame and sets the deadlines. `None`: the daemon went away before.
-    pub(super) fn arm(socket: OwnedFd) -> io::Result<Option<Guard>> {
-        let (signals, inherited, report) = setup::harden()?;
+    pub(super) fn arm(socket: OwnedFd, duty: Duty) -> io::Result<Option<Guard>> {
+        let (signals, inherited, report) = setup::harden(duty)?;
         let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
         let timer =
             TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
@@ -132,7 +133,8 @@ impl Guard {
         guard.set_timer();
         let walk = guard.rehearse();
         let cgroup = guard.charge.leaf.is_some();
-        guard.say(Event::Armed(Report { cgroup, walk, locked: setup::lock_memory(), ..report }));
+        let locked = duty == Duty::Term && setup::lock_memory();
+        guard.say(Event::Armed(Report { cgroup, walk, locked, ..report }));
         guard.acknowledge(seq, true, clock::boot());
         Ok(Some(guard))
     }

@@ -1,12 +1,13 @@
 //! What the guard does to itself, so that it is on time on a host in trouble. Each is best effort and reported.
 
+use super::Duty;
 use super::frame::Report;
 use super::{cgroup, sys};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::setsid;
+use nix::unistd::{Pid, setpgid, setsid};
 use std::ffi::CString;
 use std::fs;
 
@@ -21,18 +22,24 @@ pub(super) struct Inherited {
 }
 
 /// Before the first frame is read. A guard that can neither take signals by descriptor nor adopt orphans is of no use.
-pub(super) fn harden() -> nix::Result<(SignalFd, Inherited, Report)> {
+pub(super) fn harden(duty: Duty) -> nix::Result<(SignalFd, Inherited, Report)> {
     // The daemon's threads run with everything blocked and the mask is inherited, so that Ctrl-C cannot hit a newborn guard.
     SigSet::all().thread_set_mask()?;
     let _ = sys::close_from(3); // everything of the daemon is close-on-exec: a belt
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    let _ = setsid(); // fails only when it leads a session already
+    let _ = match duty {
+        Duty::Term => setsid().map(drop), // fails only when it leads a session already
+        Duty::Errand => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
+    };
     name_process(cgroup::GUARD_COMM);
     prctl::set_child_subreaper(true)?;
-    let (oom_score, oom) = protect_from_oom(); // before dumpable: the file belongs to root afterwards
+    let (oom_score, oom) = match duty {
+        Duty::Term => protect_from_oom(), // before dumpable: the file belongs to root afterwards
+        Duty::Errand => (None, false),
+    };
     let inherited = Inherited { oom_score, nice: sys::nice() };
     let undumpable = prctl::set_dumpable(false).is_ok();
-    let realtime = sys::become_realtime().is_ok();
+    let realtime = duty == Duty::Term && sys::become_realtime().is_ok();
     Ok((signals, inherited, Report { realtime, oom, subreaper: true, undumpable, ..Report::default() }))
 }
 

@@ -198,8 +198,8 @@ impl LastResort {
 
     /// One pass that does not wait: kills and reaps what a lost guard left. True when the proof is complete.
     ///
-    /// `guards` are the pids of all guards that are not lost. Children in the daemon's own session (hooks, health commands) are never
-    /// touched: no process of a keeper can be in it. Other children that make a session of their own must be named in `guards`.
+    /// `guards` are the pids of all guards that are not lost. Children in the daemon's own session (guards of errands) are never
+    /// touched, nor is what is below them: no process of a keeper can be in it. Other children that make a session of their own must be named in `guards`.
     pub fn pass(&mut self, lost: &Lost, guards: &BTreeSet<u32>) -> bool {
         assert!(
             !guards.contains(&lost.pid),
