@@ -8,11 +8,12 @@ use crate::core::election::{Election, Retry, Settings};
 use crate::core::event::Command;
 use crate::core::rng::Seed;
 use crate::guard::{ChildSpec, LastResort};
-use crate::keeper::{self, Keeper, Pipe, Shared};
+use crate::keeper::{self, Keeper, Shared};
 use crate::lock::local::Local;
 use crate::lock::redis::{self, Nodes};
 use crate::lock::{Claim, Engine, Identity};
 use crate::observe::board::Board;
+use crate::output::{Outlet, Pipe};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
@@ -38,6 +39,8 @@ pub struct Start {
     pub config: Config,
     /// One per keeper; an error keeps that keeper away from this host.
     pub children: Vec<Result<ChildSpec, String>>,
+    /// One per keeper.
+    pub outlets: Vec<Arc<Outlet>>,
     pub board: Arc<Board>,
     pub pipes: mpsc::Sender<Pipe>,
     pub commands: mpsc::Receiver<Command>,
@@ -65,7 +68,7 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 async fn hold_leases(start: Start) -> io::Result<()> {
-    let Start { config, children, board, pipes, mut commands, last_resort, cgroup, seed } = start;
+    let Start { config, children, outlets, board, pipes, mut commands, last_resort, cgroup, seed } = start;
     let cancel = CancellationToken::new();
     let engine = start_engine(&config, &cancel)?;
     let shared = Rc::new(Shared {
@@ -80,11 +83,11 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     });
     let keepers = TaskTracker::new();
     let mut handles = Vec::new();
-    for (place, (settings, child)) in config.keepers.iter().zip(children).enumerate() {
+    for (place, ((settings, child), outlet)) in config.keepers.iter().zip(children).zip(outlets).enumerate() {
         let (handle, inbox) = mpsc::channel(COMMANDS);
         handles.push(handle);
         let seed = Seed(seed.wrapping_add(spread(place)));
-        let keeper = enlist(&config, settings, child, place, seed, inbox, &shared);
+        let keeper = enlist(&config, settings, (child, outlet), place, seed, inbox, &shared);
         keepers.spawn_local(keeper::run(keeper));
     }
     keepers.close();
@@ -163,7 +166,7 @@ fn start_engine(config: &Config, cancel: &CancellationToken) -> io::Result<Engin
 fn enlist(
     config: &Config,
     settings: &KeeperConfig,
-    child: Result<ChildSpec, String>,
+    (child, outlet): (Result<ChildSpec, String>, Arc<Outlet>),
     place: usize,
     seed: Seed,
     commands: mpsc::Receiver<Command>,
@@ -203,6 +206,7 @@ fn enlist(
         id,
         lock_key,
         child,
+        outlet,
         election,
         inbox,
         commands,

@@ -6,11 +6,12 @@ use crate::config::Config;
 use crate::core::event::Command;
 use crate::core_thread::{self, Start};
 use crate::guard::{LastResort, cgroup};
-use crate::keeper::{Pipe, first_view};
+use crate::keeper::first_view;
 use crate::observe::board::Board;
 use crate::observe::http::{self, Api, Bound};
 use crate::observe::log::{Format, LogQueue};
-use crate::{clock, output, systemd};
+use crate::output::{self, Outlet, Pipe};
+use crate::{clock, systemd};
 use nix::sys::signal::SigSet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
@@ -60,6 +61,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     let mut seed = [0; 16];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let start = Start {
+        outlets: config.keepers.iter().map(|keeper| Outlet::new(&keeper.name)).collect(),
         children: core_thread::prepare_children(&config),
         config,
         board: Arc::clone(&board),
@@ -219,11 +221,11 @@ async fn read_output(mut new_pipes: mpsc::Receiver<Pipe>, log: LogQueue, format:
         Format::Journald => output::render_journald,
     };
     let streams = tokio_util::task::TaskTracker::new();
-    while let Some(Pipe { keeper, stream, fd }) = new_pipes.recv().await {
+    while let Some(pipe) = new_pipes.recv().await {
         let log = log.clone();
         streams.spawn(async move {
-            let name = keeper.to_string();
-            if let Err(error) = output::follow(name, stream, fd, log, render).await {
+            let keeper = Arc::clone(&pipe.outlet.name);
+            if let Err(error) = output::follow(pipe, log, render).await {
                 tracing::warn!(keeper = &*keeper, %error, "output of the child cannot be read any more");
             }
         });

@@ -11,11 +11,11 @@ use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newbo
 use crate::lock::{Ask, Engine, KeeperId};
 use crate::observe::board::{Board, HolderView, KeeperView, LastChange, LastExit};
 use crate::observe::events;
-use crate::output::Stream;
+use crate::output::{Outlet, Pipe, Stream};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,14 +34,6 @@ const FRAMES_PER_TURN: usize = 64;
 const VIEW_AGAIN: Duration = Duration::from_millis(10);
 /// A loop that is this late has stopped turning, as far as the watchdog is concerned.
 const TURN_SLACK: Duration = Duration::from_secs(1);
-
-/// One stream of a term, for the edge to read.
-#[derive(Debug)]
-pub struct Pipe {
-    pub keeper: Arc<str>,
-    pub stream: Stream,
-    pub fd: OwnedFd,
-}
 
 /// What all keepers of the daemon share, on the core thread.
 #[derive(Debug)]
@@ -67,6 +59,7 @@ enum Slot {
     /// Being started on another thread; what it is to be told meanwhile.
     Launching {
         birth: JoinHandle<io::Result<Newborn>>,
+        token: FencingToken,
         waiting: Vec<guard::Command>,
         /// Given up before it was born.
         unwanted: bool,
@@ -90,6 +83,7 @@ pub struct Keeper {
     pub lock_key: String,
     /// The child but for its token; or why there cannot be one here.
     pub child: Result<ChildSpec, String>,
+    pub outlet: Arc<Outlet>,
     pub election: Election,
     pub inbox: mpsc::Receiver<FromNode>,
     pub commands: mpsc::Receiver<Command>,
@@ -216,7 +210,7 @@ impl Shell {
                 self.keeper.shared.births.update(|births| births + 1);
                 // Not after ARMED: the frames keep their order, and the round trip would only cost time.
                 let waiting = vec![guard::Command::Spawn { start_by }];
-                self.slot = Slot::Launching { birth, waiting, unwanted: false };
+                self.slot = Slot::Launching { birth, token, waiting, unwanted: false };
             }
             Err(error) => {
                 self.keeper.election.handle_guard(clock::now(), GuardReport::LaunchFailed(error));
@@ -263,7 +257,7 @@ impl Shell {
     /// The guard exists: it is told what has come up since.
     fn born(&mut self, newborn: io::Result<Newborn>) {
         let slot = std::mem::replace(&mut self.slot, Slot::Empty);
-        let Slot::Launching { waiting, unwanted, .. } = slot else { return };
+        let Slot::Launching { token, waiting, unwanted, .. } = slot else { return };
         self.keeper.shared.births.update(|births| births - 1);
         match newborn.and_then(Guard::adopt) {
             Ok((mut guard, output)) => {
@@ -275,7 +269,7 @@ impl Shell {
                     guard.kill();
                 }
                 self.slot = Slot::Guard(guard);
-                self.hand_on(output);
+                self.hand_on(token, output);
             }
             Err(error) => {
                 let report = GuardReport::LaunchFailed(error.to_string());
@@ -285,9 +279,9 @@ impl Shell {
     }
 
     /// The child's output is the edge's to read.
-    fn hand_on(&self, output: guard::Output) {
+    fn hand_on(&self, token: FencingToken, output: guard::Output) {
         for (stream, fd) in [(Stream::Stdout, output.stdout), (Stream::Stderr, output.stderr)] {
-            let pipe = Pipe { keeper: Arc::clone(&self.keeper.name), stream, fd };
+            let pipe = Pipe { outlet: Arc::clone(&self.keeper.outlet), token, stream, fd };
             if self.keeper.shared.pipes.try_send(pipe).is_err() {
                 let keeper = &*self.keeper.name;
                 tracing::error!(keeper, "output of the child is lost: the edge thread does not take it");

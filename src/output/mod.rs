@@ -3,10 +3,17 @@
 //! The pipe is always emptied, so a child never waits for keeperd; what the log cannot take is dropped, oldest first, and counted.
 //! Lines are bytes: cut at 16 KiB, invalid UTF-8 shown as U+FFFD. Nobody waits for the end of the pipe, which a grandchild may hold.
 
+mod outlet;
+
+pub use outlet::{LastWrite, Outlet};
+
+use crate::clock;
+use crate::core::lease::FencingToken;
 use crate::observe::log::{Full, LogQueue};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
@@ -28,6 +35,15 @@ pub enum Stream {
     Stderr,
 }
 
+/// One stream of a term, for the edge to read.
+#[derive(Debug)]
+pub struct Pipe {
+    pub outlet: Arc<Outlet>,
+    pub token: FencingToken,
+    pub stream: Stream,
+    pub fd: OwnedFd,
+}
+
 /// Formats one line of a keeper for the sink.
 pub type Render = fn(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8>;
 
@@ -35,15 +51,11 @@ pub type Render = fn(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8>;
 ///
 /// # Errors
 /// When the pipe cannot be read at all.
-pub async fn follow(
-    keeper: String,
-    stream: Stream,
-    pipe: OwnedFd,
-    log: LogQueue,
-    render: Render,
-) -> io::Result<()> {
-    nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-    let mut pipe = Receiver::from_owned_fd(pipe)?;
+pub async fn follow(pipe: Pipe, log: LogQueue, render: Render) -> io::Result<()> {
+    let Pipe { outlet, token, stream, fd } = pipe;
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    let mut pipe = Receiver::from_owned_fd(fd)?;
+    let keeper = outlet.name.to_string();
     let mut splitter = Splitter::default();
     let mut waiting = Waiting { keeper, stream, render, lines: VecDeque::new(), bytes: 0, dropped: 0 };
     let mut buffer = vec![0; READ_SIZE];
@@ -56,6 +68,7 @@ pub async fn follow(
                 if read == 0 {
                     break;
                 }
+                outlet.last_write.note(token, clock::boot());
                 splitter.feed(&buffer[..read], |line| waiting.push(line));
             }
             () = tokio::time::sleep(pause), if !idle => {
@@ -197,7 +210,7 @@ pub fn render_json(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8> {
 }
 
 fn wall() -> std::time::SystemTime {
-    std::time::UNIX_EPOCH + Duration::from_micros(crate::clock::wall().as_micros())
+    std::time::UNIX_EPOCH + Duration::from_micros(clock::wall().as_micros())
 }
 
 #[cfg(test)]
