@@ -1,4 +1,4 @@
-//! Many seeds, two threads, one report.
+//! Many seeds, one report.
 
 use crate::coverage::Coverage;
 use crate::mutants::Mutant;
@@ -7,11 +7,13 @@ use crate::trace::{LEGEND, Telling};
 use crate::world::{Outcome, World};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 const HOURS: f64 = 20_000.0;
-const THREADS: usize = 2;
+/// A long campaign says how far it got, so that one that is cut short still counts for that much.
+const TOLD_EVERY_HOURS: f64 = 50_000.0;
 const TOLD: usize = 60;
 /// Fewer seeds than this prove nothing about what they did not reach.
 const SEEDS_FOR_MARKS: usize = 500;
@@ -24,6 +26,7 @@ pub struct Options {
     base: u64,
     seeds: Option<usize>,
     hours: f64,
+    threads: usize,
     mode: Option<Mode>,
     trace: bool,
     mutant: Option<Mutant>,
@@ -38,6 +41,7 @@ impl Options {
             base: fresh * 1_000_000,
             seeds: None,
             hours: HOURS,
+            threads: 2,
             mode: None,
             trace: false,
             mutant: None,
@@ -52,6 +56,7 @@ impl Options {
                 "--base" => options.base = number(value()?)?,
                 "--seeds" => options.seeds = Some(usize::try_from(number(value()?)?).unwrap_or(usize::MAX)),
                 "--hours" => options.hours = number(value()?)? as f64,
+                "--threads" => options.threads = usize::try_from(number(value()?)?).unwrap_or(1).max(1),
                 "--mode" => {
                     options.mode = Some(match value()?.as_str() {
                         "safety" => Mode::Safety,
@@ -155,7 +160,7 @@ fn tell_failure(outcome: &Outcome, world: &World, mutant: Option<Mutant>) {
     println!("again: cargo test --release --test simulation -- --seed {}{with} [--trace]", outcome.seed);
 }
 
-/// What a thread has added up.
+/// What was added up.
 #[derive(Default)]
 struct Sum {
     seeds: usize,
@@ -182,15 +187,17 @@ impl Sum {
         }
     }
 
-    fn merge(&mut self, other: &Sum) {
-        self.seeds += other.seeds;
-        self.hours += other.hours;
-        self.events += other.events;
-        self.terms += other.terms;
-        self.faults += other.faults;
-        self.served += other.served;
-        self.coverage.add(&other.coverage);
-        self.failed.extend(&other.failed);
+    fn figures(&self, took: f64) -> String {
+        format!(
+            "{:.0} simulated hours in {took:.1} s ({:.0} h/s), {} seeds, {} events, {} terms, {} faults; a child ran {:.1} % of the time",
+            self.hours,
+            self.hours / took,
+            self.seeds,
+            self.events,
+            self.terms,
+            self.faults,
+            self.served / self.hours * 100.0
+        )
     }
 }
 
@@ -215,21 +222,24 @@ fn many(options: &Options) -> ExitCode {
     let began = Instant::now();
     let seeds = seeds(options);
     let next = AtomicUsize::new(0);
+    let sum = Mutex::new(Sum::default());
     let work = || {
-        let mut sum = Sum::default();
         while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
             let (outcome, _) = play(Setup::of(*seed, options.mode), None, Telling::Nothing);
+            let mut sum = sum.lock().expect("no panic holds it");
+            let before = (sum.hours / TOLD_EVERY_HOURS).floor();
             sum.add(&outcome);
+            if (sum.hours / TOLD_EVERY_HOURS).floor() > before {
+                println!(
+                    "so far: {}, {} failed",
+                    sum.figures(began.elapsed().as_secs_f64()),
+                    sum.failed.len()
+                );
+            }
         }
-        sum
     };
-    let mut sum = Sum::default();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
-        for thread in threads {
-            sum.merge(&thread.join().expect("a run that panics is caught"));
-        }
-    });
+    std::thread::scope(|scope| (0..options.threads).for_each(|_| drop(scope.spawn(work))));
+    let mut sum = sum.into_inner().expect("no panic holds it");
     sum.failed.sort_unstable();
     report(options, &sum, began.elapsed().as_secs_f64())
 }
@@ -249,16 +259,7 @@ fn report(options: &Options, sum: &Sum, took: f64) -> ExitCode {
             &sum.failed[3..sum.failed.len().min(30)]
         );
     }
-    println!(
-        "{:.0} simulated hours in {took:.1} s ({:.0} h/s), {} seeds, {} events, {} terms, {} faults; a child ran {:.1} % of the time",
-        sum.hours,
-        sum.hours / took,
-        sum.seeds,
-        sum.events,
-        sum.terms,
-        sum.faults,
-        sum.served / sum.hours * 100.0
-    );
+    println!("{}", sum.figures(took));
     let missing = sum.coverage.missing();
     let judged = sum.seeds >= SEEDS_FOR_MARKS && options.mode.is_none();
     println!(
@@ -282,7 +283,7 @@ fn hunt(options: &Options, mutant: Mutant) -> bool {
     let began = Instant::now();
     let most = options.seeds.map_or(MUTANT_SEEDS, |seeds| seeds as u64);
     let next = AtomicUsize::new(0);
-    let found = std::sync::Mutex::new(None::<(Outcome, u64)>);
+    let found = Mutex::new(None::<(Outcome, u64)>);
     let work = || {
         loop {
             let tried = next.fetch_add(1, Ordering::Relaxed) as u64;
@@ -301,7 +302,7 @@ fn hunt(options: &Options, mutant: Mutant) -> bool {
             }
         }
     };
-    std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(work))));
+    std::thread::scope(|scope| (0..options.threads).for_each(|_| drop(scope.spawn(work))));
     let found = found.into_inner().expect("no panic holds it");
     match &found {
         Some((outcome, tried)) => {

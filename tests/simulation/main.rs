@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo test --release --test simulation -- [--seed N [--trace]] [--base N] [--seeds N] [--hours H] [--mode safety|liveness]
-//!                                           [--mutant NAME] [--mutants]
+//!                                           [--threads N] [--mutant NAME] [--mutants]
 //! ```
 //! One seed is one run. `world` is the queue of events and the parties; `host`, `guard`, `link`, `node` and `legacy` are what they do;
 //! `nemesis` is what goes wrong; `oracle` is what must hold all the same.
