@@ -15,6 +15,8 @@ const HOURS: f64 = 20_000.0;
 /// A long campaign says how far it got, so that one that is cut short still counts for that much.
 const TOLD_EVERY_HOURS: f64 = 50_000.0;
 const TOLD: usize = 60;
+/// One seed of so many is played again, to see that a seed is a run.
+const PLAYED_TWICE: usize = 100;
 /// Fewer seeds than this prove nothing about what they did not reach.
 const SEEDS_FOR_MARKS: usize = 500;
 /// A mutant that lives through so many seeds is not caught.
@@ -93,7 +95,7 @@ pub fn run(options: &Options) -> ExitCode {
 
 /// One run to its end; a panic is a violation like any other.
 fn play(setup: Setup, mutant: Option<Mutant>, telling: Telling) -> (Outcome, World) {
-    let (seed, hours) = (setup.seed, setup.hours());
+    let (seed, mode, hours) = (setup.seed, setup.mode, setup.hours());
     let mut world = World::new(setup, mutant, telling);
     world.describe();
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
@@ -104,6 +106,7 @@ fn play(setup: Setup, mutant: Option<Mutant>, telling: Telling) -> (Outcome, Wor
             crate::oracle::Violation { rule: "nothing panics", what, at: world.now, event: world.events };
         Outcome {
             seed,
+            mode,
             hours,
             events: world.events,
             terms: 0,
@@ -160,6 +163,16 @@ fn tell_failure(outcome: &Outcome, world: &World, mutant: Option<Mutant>) {
     println!("again: cargo test --release --test simulation -- --seed {}{with} [--trace]", outcome.seed);
 }
 
+/// The same seed is the same run, told or not: line by line, and in what it came to.
+fn replays(seed: u64, mode: Option<Mode>) -> bool {
+    let told = |telling| {
+        let (outcome, world) = play(Setup::of(seed, mode), None, telling);
+        (format!("{outcome:?}"), world.trace.digest)
+    };
+    let first = told(Telling::Digest);
+    first == told(Telling::Digest) && first.0 == told(Telling::Nothing).0
+}
+
 /// What was added up.
 #[derive(Default)]
 struct Sum {
@@ -169,13 +182,17 @@ struct Sum {
     terms: u64,
     faults: u64,
     served: f64,
+    healed: usize,
     coverage: Coverage,
     failed: Vec<u64>,
+    /// Played twice, and not the same both times.
+    unlike: Vec<u64>,
 }
 
 impl Sum {
     fn add(&mut self, outcome: &Outcome) {
         self.seeds += 1;
+        self.healed += usize::from(outcome.mode == Mode::Liveness);
         self.hours += outcome.hours;
         self.events += outcome.events;
         self.terms += outcome.terms;
@@ -189,10 +206,11 @@ impl Sum {
 
     fn figures(&self, took: f64) -> String {
         format!(
-            "{:.0} simulated hours in {took:.1} s ({:.0} h/s), {} seeds, {} events, {} terms, {} faults; a child ran {:.1} % of the time",
+            "{:.0} simulated hours in {took:.1} s ({:.0} h/s), {} seeds ({} of them healed in the end), {} events, {} terms, {} faults; a child ran {:.1} % of the time",
             self.hours,
             self.hours / took,
             self.seeds,
+            self.healed,
             self.events,
             self.terms,
             self.faults,
@@ -241,6 +259,8 @@ fn many(options: &Options) -> ExitCode {
     std::thread::scope(|scope| (0..options.threads).for_each(|_| drop(scope.spawn(work))));
     let mut sum = sum.into_inner().expect("no panic holds it");
     sum.failed.sort_unstable();
+    let again = seeds.iter().step_by(PLAYED_TWICE);
+    sum.unlike = again.copied().filter(|seed| !replays(*seed, options.mode)).collect();
     report(options, &sum, began.elapsed().as_secs_f64())
 }
 
@@ -270,7 +290,10 @@ fn report(options: &Options, sum: &Sum, took: f64) -> ExitCode {
     if judged && !missing.is_empty() {
         println!("never reached: {missing:?}");
     }
-    let failed = sum.failed.len() + usize::from(judged && !missing.is_empty());
+    if !sum.unlike.is_empty() {
+        println!("not the same run twice: {:?}", sum.unlike);
+    }
+    let failed = sum.failed.len() + usize::from(judged && !missing.is_empty()) + sum.unlike.len();
     let passed = sum.seeds - sum.failed.len() + usize::from(judged && missing.is_empty());
     println!("{passed} passed, {failed} failed");
     ExitCode::from(u8::from(failed > 0))
@@ -280,7 +303,6 @@ fn report(options: &Options, sum: &Sum, took: f64) -> ExitCode {
 
 /// Plays seeds until the oracle catches it.
 fn hunt(options: &Options, mutant: Mutant) -> bool {
-    let began = Instant::now();
     let most = options.seeds.map_or(MUTANT_SEEDS, |seeds| seeds as u64);
     let next = AtomicUsize::new(0);
     let found = Mutex::new(None::<(Outcome, u64)>);
@@ -308,28 +330,26 @@ fn hunt(options: &Options, mutant: Mutant) -> bool {
         Some((outcome, tried)) => {
             let violation = outcome.violation.as_ref().expect("that is why it was found");
             println!(
-                "{:<24} caught   seed {:>16} (after {tried:>5} others) event {:>9}  {}: {}",
+                "| `{}` | {} | {} | {tried} | {} | {} |",
                 mutant.name(),
+                mutant.rule(),
                 outcome.seed,
                 violation.event,
                 violation.rule,
-                violation.what
             );
         }
-        None => println!(
-            "{:<24} LIVES    after {most} seeds, {:.0} s; breaks: {}",
-            mutant.name(),
-            began.elapsed().as_secs_f64(),
-            mutant.rule()
-        ),
+        None => println!("| `{}` | {} | **LIVES** | {most} | – | – |", mutant.name(), mutant.rule()),
     }
     found.is_some()
 }
 
+/// A table as tests/README.md has it.
 fn all_mutants(options: &Options) -> ExitCode {
-    println!("base seed {}", options.base);
+    println!("base seed {}\n", options.base);
+    println!("| mutant | breaks | caught by seed | runs before it | event | as |");
+    println!("|---|---|---|---|---|---|");
     let caught = Mutant::ALL.iter().filter(|mutant| hunt(options, **mutant)).count();
     let failed = Mutant::ALL.len() - caught;
-    println!("{caught} passed, {failed} failed");
+    println!("\n{caught} passed, {failed} failed");
     ExitCode::from(u8::from(failed > 0))
 }

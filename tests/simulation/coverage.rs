@@ -83,6 +83,14 @@ marks! {
     ReleasedByGuard "the guard's releaser released",
     LegacyHeld "a client of the npm package held the lock",
     LateCommand "a command carried out after its sender gave up",
+    RequestLost "a request lost for good, its connection with it",
+    ReplyLost "a command took effect and its reply was lost",
+    Echo "a request carried out a second time",
+    OneWay "a link cut in one direction only",
+    NodeWithData "a node restarted with its data",
+    NodeWithOldData "a node restarted with an older state of its data",
+    ClockStrobes "a node's clock jumped to and fro",
+    LegacyBeside "a client of the npm package refused by keeperd's lock",
     F1 "F1: a vote whose reply took longer than the drift",
     F2 "F2: daemon frozen past kill_at under a living child",
     F3 "F3: a node that held a living term's vote came back without data",
@@ -116,6 +124,12 @@ impl Default for Coverage {
 impl Coverage {
     pub fn mark(&mut self, mark: Mark) {
         self.counts[mark as usize] += 1;
+    }
+
+    pub fn mark_if(&mut self, happened: bool, mark: Mark) {
+        if happened {
+            self.mark(mark);
+        }
     }
 
     pub fn add(&mut self, other: &Coverage) {

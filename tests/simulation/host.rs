@@ -1,6 +1,6 @@
 //! A host: its clocks and its daemon, the shell around the production `Election` (`src/keeper.rs` without sockets).
 
-use crate::clock::{BootClock, MS, NEVER, Nanos, RATE_MAX_PPM, SEC, US};
+use crate::clock::{BootClock, MS, NEVER, Nanos, SEC, US};
 use crate::core::election::{Action, Election, GuardReport, Retry, Settings};
 use crate::core::event::{Command, ElectionOutcome, Event, Reason, Role};
 use crate::core::lease::{FencingToken, NodeId, Quorum, Value};
@@ -81,11 +81,11 @@ pub enum Cause {
 }
 
 impl Host {
-    pub fn new(_id: usize, setup: &Setup, dice: &mut Dice) -> Host {
+    pub fn new(setup: &Setup, rate_max_ppm: i64, dice: &mut Dice) -> Host {
         let base = dice.between(SEC, 1_000_000 * SEC);
         let spread = setup.wall_spread_us / 2;
         Host {
-            clock: BootClock::new(base, dice.around(RATE_MAX_PPM)),
+            clock: BootClock::new(base, dice.around(rate_max_ppm)),
             wall_off_us: dice.around(spread),
             daemon: None,
             frozen_until: 0,
@@ -302,7 +302,22 @@ impl World {
             self.note_attempt(h, &request);
         }
         self.oracle_asked(h, &request);
+        self.may_be_overtaken(h, node, &request);
         self.ask(h, usize::from(node.0), ticket, request);
+    }
+
+    /// Now and then a request arrives when it is too late for it.
+    fn may_be_overtaken(&mut self, h: usize, node: NodeId, request: &Request) {
+        let (deadline, deaf, chance) = match request {
+            Request::Repair { deadline, .. } => (*deadline, true, 10),
+            Request::Extend { deadline, .. } => (*deadline, false, 1),
+            _ => return,
+        };
+        if !self.healed && self.dice.chance(chance) {
+            let until = self.when(h, deadline) + self.setup.ttl() / 50;
+            let fault = Fault::Overtaken { host: id(h), node: node.0, until, deaf };
+            self.push(self.now, Ev::Again { fault, tries: 1 });
+        }
     }
 
     fn note_attempt(&mut self, h: usize, request: &Request) {

@@ -182,7 +182,11 @@ impl World {
         self.oracle.dirty = true;
         let node = &mut self.nodes[n];
         let yes = match op {
-            LegacyOp::Set(value) => node.legacy_set(now, value, ttl_ms),
+            LegacyOp::Set(value) => {
+                let refused = node.values(now)[0].is_some_and(|there| there >> 96 != u128::MAX >> 96);
+                self.marks.mark_if(refused, Mark::LegacyBeside);
+                node.legacy_set(now, value, ttl_ms)
+            }
             LegacyOp::Extend(value) => node.legacy_extend(now, value, ttl_ms),
             LegacyOp::Delete(value) => {
                 node.legacy_delete(now, value);

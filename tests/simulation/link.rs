@@ -101,10 +101,35 @@ impl Link {
 
 #[derive(Debug)]
 pub enum Letter {
-    ToNode { link: u8, epoch: u32, run: u32, errand: Errand },
-    Releaser { guard: u32, node: u8, value: Value },
-    Legacy { client: u8, node: u8, round: u32, op: LegacyOp },
-    ToHost { link: u8, epoch: u32, news: News },
+    ToNode {
+        link: u8,
+        epoch: u32,
+        run: u32,
+        errand: Errand,
+    },
+    /// The same request once more, on a way of its own: something between has sent it twice.
+    Echo {
+        link: u8,
+        run: u32,
+        request: Request,
+        deadline_us: u64,
+    },
+    Releaser {
+        guard: u32,
+        node: u8,
+        value: Value,
+    },
+    Legacy {
+        client: u8,
+        node: u8,
+        round: u32,
+        op: LegacyOp,
+    },
+    ToHost {
+        link: u8,
+        epoch: u32,
+        news: News,
+    },
 }
 
 #[derive(Debug)]
@@ -141,7 +166,9 @@ impl Letter {
 
     pub fn node(&self, nodes: usize) -> Option<usize> {
         match self {
-            Letter::ToNode { link, .. } | Letter::ToHost { link, .. } => Some(*link as usize % nodes),
+            Letter::ToNode { link, .. } | Letter::Echo { link, .. } | Letter::ToHost { link, .. } => {
+                Some(*link as usize % nodes)
+            }
             Letter::Releaser { node, .. } | Letter::Legacy { node, .. } => Some(*node as usize),
         }
     }
@@ -171,12 +198,25 @@ impl World {
         let (letter, epoch, run) = (id(l), link.epoch, link.run);
         let leaves = now.max(link.cut_there);
         if link.broken || leaves - now > DEAD_PEER {
+            if matches!(errand, Errand::Ask(..)) {
+                self.mark(Mark::RequestLost);
+            }
             return self.breaks(l); // never acknowledged: the kernel gives up before the wire comes back
         }
         let at = (leaves + way + slow).max(link.last_there + 1);
         link.last_there = at;
         if leaves > now || slow > 0 {
             self.strain(l);
+        }
+        if let Errand::Ask(request, deadline_us) = &errand
+            && !self.healed
+            && self.dice.chance(1)
+        {
+            let again = self.dice.scale(MS, self.setup.ttl() * 2);
+            let echo =
+                Letter::Echo { link: letter, run, request: request.clone(), deadline_us: *deadline_us };
+            let echo = self.post(echo);
+            self.push(at + again, Ev::ToNode { letter: echo });
         }
         let letter = self.post(Letter::ToNode { link: letter, epoch, run, errand });
         self.push(at, Ev::ToNode { letter });
@@ -186,11 +226,14 @@ impl World {
         let way = self.way();
         let now = self.now;
         let link = &mut self.links[l];
+        let effective = matches!(&news, News::Answer(reply) if reply.has_effect());
         if link.epoch != epoch {
+            self.marks.mark_if(effective, Mark::ReplyLost);
             return; // nobody is on that connection any more
         }
         let leaves = now.max(link.cut_back);
         if link.broken || leaves - now > DEAD_PEER {
+            self.marks.mark_if(effective, Mark::ReplyLost);
             return self.breaks(l);
         }
         let at = (leaves + way).max(link.last_back + 1);
@@ -503,6 +546,9 @@ impl World {
             Letter::ToNode { link, epoch, run, errand } => {
                 self.deliver(link as usize, n, epoch, run, errand);
             }
+            Letter::Echo { link, run, request, deadline_us } => {
+                self.echoes(link as usize, n, run, &request, deadline_us);
+            }
             Letter::Releaser { guard, value, .. } => {
                 if self.nodes[n].up {
                     self.nodes[n].release(value.0);
@@ -528,6 +574,20 @@ impl World {
             link.held_there
         });
         self.push(at, Ev::ToNode { letter: slot });
+    }
+
+    /// Nobody waits for the answer, and it is tracked for nobody.
+    fn echoes(&mut self, l: usize, n: usize, run: u32, request: &Request, deadline_us: u64) {
+        if !self.nodes[n].up {
+            return;
+        }
+        let terms = Terms { run, ..self.terms(l) };
+        let tracked = (self.nodes[n].track_lock, self.nodes[n].track_fence);
+        let reply = self.carry_out_there(l, n, request, deadline_us, &terms);
+        (self.nodes[n].track_lock, self.nodes[n].track_fence) = tracked;
+        self.marks.mark_if(reply.has_effect(), Mark::Echo);
+        self.oracle.dirty = true;
+        self.pushes(n, None);
     }
 
     fn deliver(&mut self, l: usize, n: usize, epoch: u32, run: u32, errand: Errand) {
@@ -591,8 +651,11 @@ impl World {
         }
         let reply = self.nodes[n].carry_out(self.now, request, deadline_us, terms);
         self.oracle_carried_out(l, n, request, &reply.answer);
-        if matches!(reply.answer, Answer::Silent) {
-            self.mark(Mark::ExtendLate);
+        // Mostly on a connection that is over: nobody hears these two.
+        match reply.answer {
+            Answer::Silent => self.mark(Mark::ExtendLate),
+            Answer::Acquire(AcquireAnswer::Released) => self.mark(Mark::AcquireReleased),
+            _ => {}
         }
         say!(self, format!("n{n}"), "{}: {:?}", crate::trace::asked(request), reply.answer);
         reply
@@ -853,7 +916,6 @@ impl World {
             Answer::Acquire(AcquireAnswer::Held(_)) => Mark::AcquireHeld,
             Answer::Acquire(AcquireAnswer::Quarantined { .. }) => Mark::AcquireQuarantined,
             Answer::Acquire(AcquireAnswer::Late) => Mark::AcquireLate,
-            Answer::Acquire(AcquireAnswer::Released) => Mark::AcquireReleased,
             Answer::Acquire(AcquireAnswer::Clock { .. }) => Mark::AcquireClock,
             Answer::Raise(RaiseAnswer::Accepted) => Mark::RaiseAccepted,
             Answer::Raise(RaiseAnswer::Outrun { .. }) => Mark::RaiseOutrun,
@@ -866,7 +928,7 @@ impl World {
             Answer::Repair(RepairAnswer::Repaired) => Mark::RepairOk,
             Answer::Repair(RepairAnswer::Foreign(_)) => Mark::RepairForeign,
             Answer::Repair(RepairAnswer::Refused) => Mark::RepairRefused,
-            Answer::Released | Answer::Silent => return,
+            Answer::Acquire(AcquireAnswer::Released) | Answer::Released | Answer::Silent => return,
         };
         self.mark(mark);
         if matches!(mark, Mark::AcquireGranted | Mark::ExtendOk) {

@@ -11,6 +11,9 @@ use crate::say;
 use crate::setup::{Kind, Mode};
 use crate::world::{Ev, Kept, World, id};
 
+/// Jumps of a strobing clock, there and back.
+const STROBE_LEGS: u8 = 40;
+
 #[derive(Debug, Default)]
 pub struct Nemesis {
     pub faults: u64,
@@ -79,6 +82,17 @@ pub enum Fault {
     ClockStop {
         node: u8,
     },
+    /// To and fro, many times.
+    ClockStrobe {
+        node: u8,
+    },
+    /// What was just sent waits at a frozen node until it is too late, and with `deaf` the sender sleeps as long.
+    Overtaken {
+        host: u8,
+        node: u8,
+        until: Nanos,
+        deaf: bool,
+    },
     CutLink {
         link: u8,
         there: bool,
@@ -143,7 +157,8 @@ impl World {
             51..54 => Fault::Flush { nodes: id(1 + self.dice.pick((1 << self.setup.nodes) - 1)) },
             54..58 => Fault::HandDel { nodes: self.nodes_to_delete() },
             58..61 => Fault::ClockAhead { node },
-            61..64 => Fault::ClockBack { node },
+            61..63 => Fault::ClockBack { node },
+            63..64 => Fault::ClockStrobe { node },
             64..66 => Fault::ClockStop { node },
             66..76 => Fault::CutLink { link, there, back },
             76..84 => Fault::Isolate { host, there, back },
@@ -165,6 +180,7 @@ impl World {
         let live = self.setup.mode == Mode::Liveness;
         match fault {
             Fault::Flush { .. } | Fault::HandDel { .. } | Fault::ClockAhead { .. } => !legacy,
+            Fault::ClockStrobe { node } => !legacy && (!live || node == 0),
             Fault::NodeRestart { kept, .. } => kept == Kept::All || !legacy,
             Fault::Suspend { .. } => self.setup.kind == Kind::Fenced,
             // A key that lives for hours keeps a keeper away for hours: tolerable on a minority.
@@ -204,6 +220,10 @@ impl World {
             Fault::ClockAhead { node } => self.clock_ahead(node as usize, fault, tries),
             Fault::ClockBack { node } => self.clock_back(node as usize),
             Fault::ClockStop { node } => self.clock_stop(node as usize),
+            Fault::ClockStrobe { node } => self.clock_strobe(node as usize, tries),
+            Fault::Overtaken { host, node, until, deaf } => {
+                self.overtaken(host as usize, node as usize, until, deaf)
+            }
             Fault::CutLink { link, there, back } => self.cut(link as usize, there, back),
             Fault::Isolate { host, there, back } => self.isolate(host as usize, there, back),
             Fault::Slow { link } => self.slow(link as usize),
@@ -379,9 +399,12 @@ impl World {
         node.run = run;
         (node.track_lock, node.track_fence) = (0, 0);
         match kept {
-            Kept::All => {}
+            Kept::All => self.marks.mark(Mark::NodeWithData),
             Kept::Nothing => node.data = Data::default(),
-            Kept::Stale => node.data = node.saved,
+            Kept::Stale => {
+                node.data = node.saved;
+                self.marks.mark(Mark::NodeWithOldData);
+            }
         }
         if kept != Kept::All {
             node.lost_data_at = Some(self.now);
@@ -419,10 +442,25 @@ impl World {
     }
 
     fn freeze_node(&mut self, n: usize) -> bool {
+        let until = self.now + self.spell();
+        self.freeze_node_until(n, until)
+    }
+
+    fn overtaken(&mut self, h: usize, n: usize, until: Nanos, deaf: bool) -> bool {
+        let wakes = until + 2 * MS;
+        if until <= self.now || !self.freeze_node_until(n, until) {
+            return false;
+        }
+        if deaf && self.freeze_daemon(h, wakes - self.now) {
+            self.hosts[h].timeouts_first = false;
+        }
+        true
+    }
+
+    fn freeze_node_until(&mut self, n: usize, until: Nanos) -> bool {
         if !self.nodes[n].up {
             return false;
         }
-        let until = self.now + self.spell();
         self.nodes[n].frozen_until = until;
         for h in 0..self.setup.hosts {
             self.strain(h * self.setup.nodes + n);
@@ -545,6 +583,32 @@ impl World {
         true
     }
 
+    /// A jump ahead as often as it is survived, and back again each time.
+    fn clock_strobe(&mut self, n: usize, legs: u8) -> bool {
+        let first = legs == 0;
+        let ahead = self.nodes[n].strobe_us;
+        if ahead > 0 {
+            self.nodes[n].clock.step(self.now, -ahead.cast_signed());
+            self.nodes[n].strobe_us = 0;
+            self.mark(Mark::ClockStrobes);
+            say!(self, format!("n{n}"), "its clock jumps back");
+        } else if self.can_lose(n) {
+            let by = self.dice.scale(4 * MS, 262 * SEC) / US;
+            self.nodes[n].clock.step(self.now, by.cast_signed());
+            self.nodes[n].strobe_us = by;
+            self.nodes[n].lost_data_at = None;
+            say!(self, format!("n{n}"), "its clock jumps ahead by {by} µs");
+        }
+        self.oracle.dirty = true;
+        let at = self.now + self.dice.scale(MS, SEC);
+        if legs < STROBE_LEGS || self.nodes[n].strobe_us > 0 {
+            let legs = (legs + 1).min(STROBE_LEGS);
+            self.lasts(at);
+            self.push(at, Ev::Again { fault: Fault::ClockStrobe { node: id(n) }, tries: legs });
+        }
+        first
+    }
+
     fn clock_stop(&mut self, n: usize) -> bool {
         if self.nodes[n].clock_stops_until > self.now {
             return false;
@@ -569,6 +633,7 @@ impl World {
     // ── the network ──
 
     fn cut(&mut self, l: usize, there: bool, back: bool) -> bool {
+        self.marks.mark_if(there != back, Mark::OneWay);
         let until = self.now + self.spell();
         let link = &mut self.links[l];
         if there {

@@ -62,6 +62,20 @@ pub struct Reply {
     pub marker: MarkerSeen,
 }
 
+impl Reply {
+    /// The command has changed something.
+    pub fn has_effect(&self) -> bool {
+        matches!(
+            self.answer,
+            Answer::Acquire(AcquireAnswer::Granted { .. })
+                | Answer::Raise(RaiseAnswer::Accepted)
+                | Answer::Extend(ExtendAnswer::Ok)
+                | Answer::Repair(RepairAnswer::Repaired)
+                | Answer::Released
+        )
+    }
+}
+
 /// Arguments every script gets from the connection and the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -78,6 +92,8 @@ pub struct Node {
     pub run: u32,
     pub frozen_until: Nanos,
     pub clock_stops_until: Nanos,
+    /// How far ahead a strobing clock stands just now.
+    pub strobe_us: u64,
     pub lost_data_at: Option<Nanos>,
     pub data: Data,
     pub saved: Data,
@@ -96,6 +112,7 @@ impl Node {
             run: 1,
             frozen_until: 0,
             clock_stops_until: 0,
+            strobe_us: 0,
             lost_data_at: None,
             data: Data::default(),
             saved: Data::default(),

@@ -71,17 +71,30 @@ impl World {
         if self.letters_under_way() > 20_000 {
             self.violated("queues are bounded", || "20,000 letters under way".to_owned());
         }
-        let Some(first) = self.oracle.running.first() else { return };
+        let Some(first) = self.oracle.running.first().copied() else { return };
+        self.watch_the_living();
         if self.is_fenced() || (!self.oracle.dirty && self.now <= self.oracle.supported_until) {
             return;
         }
         self.oracle.dirty = false;
-        let g = *first as usize;
+        let g = first as usize;
         self.oracle.supported_until = self.supported_until(self.guards[g].value, None);
         if self.oracle.supported_until < self.now {
             self.violated("while a child lives, a quorum of nodes refuses everybody else", || {
                 format!("g{g} lives and too few nodes do")
             });
+        }
+    }
+
+    fn watch_the_living(&mut self) {
+        let overdue = |g: &u32| {
+            let guard = &self.guards[*g as usize];
+            self.local(guard.host) > guard.lease_end
+        };
+        if let Some(g) = self.oracle.running.iter().copied().find(overdue)
+            && !self.is_fenced()
+        {
+            self.violated("nothing lives after valid_until", || format!("g{g} lives on"));
         }
     }
 

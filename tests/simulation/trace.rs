@@ -8,6 +8,8 @@ pub const LEGEND: &str = "     true time  party  what happened      (hN host, nN
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Telling {
     Nothing,
+    /// Keep nothing but a sum over all lines.
+    Digest,
     /// Keep the last lines.
     Last(usize),
     /// Print as it goes.
@@ -17,12 +19,13 @@ pub enum Telling {
 #[derive(Debug)]
 pub struct Trace {
     telling: Telling,
+    pub digest: u64,
     pub lines: VecDeque<String>,
 }
 
 impl Trace {
     pub fn new(telling: Telling) -> Self {
-        Trace { telling, lines: VecDeque::new() }
+        Trace { telling, digest: 0, lines: VecDeque::new() }
     }
 
     pub fn is_on(&self) -> bool {
@@ -34,6 +37,10 @@ impl Trace {
             format!("{:>6}.{:03}_{:03} s  {party:<5}  {what}", now / SEC, now % SEC / MS, now % MS / US);
         match self.telling {
             Telling::Nothing => {}
+            Telling::Digest => {
+                let sum = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+                self.digest = line.bytes().fold(self.digest, sum);
+            }
             Telling::Aloud => println!("{line}"),
             Telling::Last(most) => {
                 if self.lines.len() == most {

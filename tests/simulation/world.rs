@@ -15,7 +15,7 @@ use crate::nemesis::{Fault, Nemesis};
 use crate::node::Node;
 use crate::oracle::{Oracle, Violation};
 use crate::say;
-use crate::setup::Setup;
+use crate::setup::{Mode, Setup};
 use crate::trace::{Telling, Trace};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -182,6 +182,7 @@ impl Ord for Entry {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub seed: u64,
+    pub mode: Mode,
     pub hours: f64,
     pub events: u64,
     pub terms: u64,
@@ -220,7 +221,8 @@ pub struct World {
 impl World {
     pub fn new(setup: Setup, mutant: Option<Mutant>, telling: Telling) -> World {
         let mut dice = Dice::new(setup.seed);
-        let hosts = (0..setup.hosts).map(|id| Host::new(id, &setup, &mut dice)).collect();
+        let rate = Self::rate_max_ppm(mutant);
+        let hosts = (0..setup.hosts).map(|_| Host::new(&setup, rate, &mut dice)).collect();
         let nodes = (0..setup.nodes).map(|_| Self::new_node(&setup, mutant, &mut dice)).collect();
         let links = (0..setup.hosts * setup.nodes).map(|_| Link::default()).collect();
         let mut world = World {
@@ -249,10 +251,14 @@ impl World {
         world
     }
 
+    fn rate_max_ppm(mutant: Option<Mutant>) -> i64 {
+        if mutant == Some(Mutant::ClocksApart) { 30_000 } else { crate::clock::RATE_MAX_PPM }
+    }
+
     fn new_node(setup: &Setup, mutant: Option<Mutant>, dice: &mut Dice) -> Node {
         let off = dice.around(setup.wall_spread_us.min(2_000_000));
         let shown = crate::host::WALL_BASE_US.saturating_add_signed(off);
-        let ppm = dice.around(crate::clock::RATE_MAX_PPM);
+        let ppm = dice.around(Self::rate_max_ppm(mutant));
         Node::new(crate::clock::NodeClock::new(shown, ppm), mutant)
     }
 
@@ -293,6 +299,7 @@ impl World {
         }
         Outcome {
             seed: self.setup.seed,
+            mode: self.setup.mode,
             hours: self.now as f64 / (3600 * SEC) as f64,
             events: self.events,
             terms: self.guards.len() as u64,
