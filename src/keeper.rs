@@ -9,8 +9,9 @@ use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
 use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn};
 use crate::lock::{Ask, Engine, KeeperId};
-use crate::observe::board::{Board, HolderView, KeeperView, LastChange, LastExit};
+use crate::observe::board::{Board, HolderView, KeeperView, LastChange};
 use crate::observe::events;
+use crate::observe::history::History;
 use crate::output::{Outlet, Pipe, Stream};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -109,6 +110,7 @@ struct Shell {
     keeper: Keeper,
     slot: Slot,
     view: KeeperView,
+    history: History,
     stale_view: bool,
     holding: bool,
 }
@@ -116,7 +118,14 @@ struct Shell {
 impl Shell {
     fn new(keeper: Keeper) -> Self {
         let view = first_view(&keeper.name, clock::wall());
-        Shell { keeper, slot: Slot::Empty, view, stale_view: true, holding: false }
+        Shell {
+            keeper,
+            slot: Slot::Empty,
+            view,
+            history: History::default(),
+            stale_view: true,
+            holding: false,
+        }
     }
 
     async fn run(&mut self) {
@@ -395,28 +404,13 @@ impl Shell {
 
     fn note(&mut self, event: &Event) {
         events::log(&self.keeper.name, &self.keeper.shared.nodes, event);
-        match event {
-            Event::RoleChanged { reason, .. } => {
-                let at = clock::wall();
-                self.view.last_change = Some(LastChange { at, reason: events::say_reason(reason) });
-                self.view.since = at;
-            }
-            Event::ChildExited { exit, .. } => {
-                let reason = self.view.last_change.as_ref().map_or("", |change| change.reason.as_str());
-                let ours = self.view.role != crate::core::event::Role::Leader;
-                let reason = if ours { reason.to_owned() } else { "exited".to_owned() };
-                self.view.last_exit = Some(LastExit { exit: *exit, reason });
-            }
-            Event::Elected { .. }
-            | Event::Extended { .. }
-            | Event::ChildStarted { .. }
-            | Event::ChildRestarts { .. }
-            | Event::StopSent { .. }
-            | Event::TreeDead { .. }
-            | Event::TreeOutlivesLease
-            | Event::ClockAhead { .. }
-            | Event::HolderSeen { .. }
-            | Event::Released { .. } => {}
+        let at = clock::wall();
+        if let Event::RoleChanged { reason, .. } = event {
+            self.view.last_change = Some(LastChange { at, reason: events::say_reason(reason) });
+            self.view.since = at;
+        }
+        if self.history.note(event, at) {
+            self.view.history = self.history.runs().cloned().collect();
         }
         self.view.role = self.keeper.election.role();
     }
@@ -482,7 +476,7 @@ pub fn first_view(name: &str, since: WallTime) -> KeeperView {
         valid_until: None,
         since,
         restarts: 0,
-        last_exit: None,
+        history: Arc::new([]),
         last_change: Some(LastChange { at: since, reason: "keeperd has started".to_owned() }),
         holder: None,
     }

@@ -2,9 +2,9 @@
 
 use crate::core::event::Role;
 use crate::core::lease::FencingToken;
-use crate::core::restart::Exit;
 use crate::core::time::{Instant, WallTime};
 use crate::lock::NodeStatus;
+use crate::observe::history::Run;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -19,15 +19,10 @@ pub struct KeeperView {
     pub valid_until: Option<Instant>,
     pub since: WallTime,
     pub restarts: u64,
-    pub last_exit: Option<LastExit>,
+    /// Oldest first; as a whole, because it changes seldom and is compared often.
+    pub history: Arc<[Run]>,
     pub last_change: Option<LastChange>,
     pub holder: Option<HolderView>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LastExit {
-    pub exit: Exit,
-    pub reason: String,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod events;
+pub mod history;
 pub mod http;
 pub mod log;
 pub mod status;

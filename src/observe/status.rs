@@ -1,6 +1,7 @@
 //! The status document (DESIGN.md 2.5): names are a contract.
 
 use super::board::{Board, HolderView, KeeperView};
+use super::history;
 use crate::clock;
 use crate::core::event::Role;
 use crate::core::restart::Exit;
@@ -30,6 +31,9 @@ pub struct Keeper {
     pub last_exit: Option<LastExit>,
     pub last_change: Option<LastChange>,
     pub holder: Option<Holder>,
+    /// The last runs on this host, oldest first; beyond the contract, which it leaves as it is.
+    #[serde(default)]
+    pub history: Vec<Run>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +41,18 @@ pub struct LastExit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
     pub reason: String,
+}
+
+/// A start of the child: one that failed has no pid, one that still runs no end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Run {
+    pub token: Option<u64>,
+    pub pid: Option<u32>,
+    pub started: String,
+    pub ended: Option<String>,
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,21 +99,38 @@ fn keeper(view: KeeperView, now: Instant) -> Keeper {
         lease_remaining_ms: view.valid_until.map(|until| millis(until.since(now))),
         since: rfc3339(view.since),
         restarts: view.restarts,
-        last_exit: view.last_exit.map(|last| LastExit {
-            code: match last.exit {
-                Exit::Code(code) => Some(code),
-                Exit::Signal(_) => None,
-            },
-            signal: match last.exit {
-                Exit::Signal(signal) => Some(signal),
-                Exit::Code(_) => None,
-            },
-            reason: last.reason,
-        }),
+        last_exit: view.history.iter().rev().find_map(|run| run.end).map(last_exit),
         last_change: view
             .last_change
             .map(|change| LastChange { at: rfc3339(change.at), reason: change.reason }),
         holder: view.holder.map(|HolderView { host, pid, value }| Holder { host, pid, value }),
+        history: view.history.iter().map(run).collect(),
+    }
+}
+
+fn last_exit(end: history::End) -> LastExit {
+    let (code, signal) = code_and_signal(end.exit);
+    LastExit { code, signal, reason: end.reason.name().to_owned() }
+}
+
+fn run(run: &history::Run) -> Run {
+    let (code, signal) = code_and_signal(run.end.and_then(|end| end.exit));
+    Run {
+        token: run.token.map(|token| token.0),
+        pid: run.pid,
+        started: rfc3339(run.started),
+        ended: run.end.map(|end| rfc3339(end.at)),
+        code,
+        signal,
+        reason: run.end.map(|end| end.reason.name().to_owned()),
+    }
+}
+
+fn code_and_signal(exit: Option<Exit>) -> (Option<i32>, Option<i32>) {
+    match exit {
+        Some(Exit::Code(code)) => (Some(code), None),
+        Some(Exit::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::net::UnixStream;
 /// Exit code: no daemon answers.
 pub const EXIT_NOT_RUNNING: i32 = 3;
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// 5,000 keepers need about 3 MiB.
-const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// 5,000 keepers with 20 runs each need about 25 MiB.
+const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {

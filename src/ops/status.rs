@@ -1,7 +1,7 @@
 //! `keeperd status`: this daemon's keepers and nodes, for people or as JSON.
 
 use super::client::{self, ClientError, EXIT_NOT_RUNNING};
-use crate::observe::status::{Keeper, Status};
+use crate::observe::status::{Keeper, Run, Status};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -41,6 +41,9 @@ fn try_run(
         writeln!(out)?;
     } else {
         print(&status, out)?;
+        if let (Some(_), Some(keeper)) = (name, status.keepers.first()) {
+            print_history(keeper, out)?;
+        }
     }
     Ok(0)
 }
@@ -79,4 +82,33 @@ fn say_why(keeper: &Keeper) -> String {
         },
     };
     format!("{why}{holder}")
+}
+
+fn print_history(keeper: &Keeper, out: &mut dyn Write) -> io::Result<()> {
+    if keeper.history.is_empty() {
+        return writeln!(out, "\nno runs on this host since keeperd started");
+    }
+    writeln!(out, "\n{:<24} {:<24} {:>17} {:>8}  {:<11} REASON", "STARTED", "ENDED", "TOKEN", "PID", "EXIT")?;
+    for run in &keeper.history {
+        writeln!(
+            out,
+            "{:<24} {:<24} {:>17} {:>8}  {:<11} {}",
+            run.started,
+            run.ended.as_deref().unwrap_or("-"),
+            run.token.map_or("-".into(), |token| token.to_string()),
+            run.pid.map_or("-".into(), |pid| pid.to_string()),
+            say_exit(run),
+            run.reason.as_deref().unwrap_or("runs"),
+        )?;
+    }
+    Ok(())
+}
+
+fn say_exit(run: &Run) -> String {
+    let by_name = |signal| nix::sys::signal::Signal::try_from(signal).ok();
+    match (run.code, run.signal) {
+        (Some(code), _) => format!("code {code}"),
+        (None, Some(signal)) => by_name(signal).map_or_else(|| format!("signal {signal}"), |s| s.to_string()),
+        (None, None) => "-".to_owned(),
+    }
 }
