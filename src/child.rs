@@ -1,9 +1,9 @@
 //! From a keeper's configuration to what the guard is told to run: names become numbers, the environment is put together.
 
-use crate::config::ProcessConfig;
+use crate::config::{Isolation, ProcessConfig};
 use crate::guard::{ChildSpec, Limit};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::{Group, User, getgrouplist};
+use nix::unistd::{Group, Uid, User, getgrouplist};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 
@@ -52,6 +52,8 @@ pub fn prepare(
     };
     let groups = match (&process.groups, &user) {
         (Some(names), _) => Some(names.iter().map(|name| find_group(name)).collect::<Result<_, _>>()?),
+        // The daemon itself may be an ordinary user, whose session has the groups of the time it began.
+        (None, Some(user)) if user.uid == Uid::effective() && !user.uid.is_root() => None,
         (None, Some(user)) => Some(groups_of(user)?),
         (None, None) => None,
     };
@@ -62,7 +64,6 @@ pub fn prepare(
         env.insert("LOGNAME".into(), user.name.clone().into());
         env.insert("HOME".into(), user.dir.clone().into());
     }
-    env.extend(process.env.iter().map(|(name, value)| (name.into(), value.into())));
     let mut limits: Vec<Limit> = process
         .limits
         .iter()
@@ -76,6 +77,8 @@ pub fn prepare(
         keeper: keeper.to_owned(),
         argv: process.command.iter().map(Into::into).collect(),
         env: env.into_iter().collect(),
+        env_file: process.env_file.clone(),
+        env_over: process.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         working_dir: process.working_dir.clone(),
         uid: user.as_ref().map(|user| user.uid.as_raw()),
         gid,
@@ -84,6 +87,7 @@ pub fn prepare(
         limits,
         nice: process.nice,
         no_new_privileges: process.no_new_privileges,
+        pid_namespace: process.isolate == Isolation::Pid,
         stop_signal: process.stop_signal as i32,
     })
 }
@@ -98,7 +102,7 @@ pub fn raise_open_files() -> Option<(u64, u64)> {
 
 fn find_user(name: &str) -> Result<User, String> {
     let found = match name.parse() {
-        Ok(uid) => User::from_uid(nix::unistd::Uid::from_raw(uid)),
+        Ok(uid) => User::from_uid(Uid::from_raw(uid)),
         Err(_) => User::from_name(name),
     };
     match found {

@@ -15,6 +15,7 @@ use crate::observe::history::History;
 use crate::output::{Outlet, Pipe, Stream};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -237,7 +238,7 @@ impl Shell {
         let shared = &keeper.shared;
         let mut spec = keeper.child.clone()?;
         let ttl_ms = keeper.election.timing().ttl().as_millis();
-        spec.env.extend([
+        spec.env_over.extend([
             ("KEEPERD_KEEPER".into(), keeper.name.to_string().into()),
             ("KEEPERD_LOCK_KEY".into(), keeper.lock_key.clone().into()),
             ("KEEPERD_FENCING_TOKEN".into(), token.to_string().into()),
@@ -391,12 +392,18 @@ impl Shell {
     /// The stage of a failed start, with the name that failed where it has one.
     fn say_stage(&self, stage: guard::Stage) -> String {
         let Ok(child) = &self.keeper.child else { return stage.as_str().to_owned() };
-        match (stage, child.argv.first(), &child.working_dir) {
-            (guard::Stage::Exec, Some(command), _) => {
-                format!("{stage} of {}", command.display(), stage = stage.as_str())
-            }
-            (guard::Stage::WorkingDir, _, Some(folder)) => format!("{} {}", stage.as_str(), folder.display()),
-            (stage, _, _) => stage.as_str().to_owned(),
+        let text = stage.as_str();
+        if matches!(stage, guard::Stage::Namespace | guard::Stage::Proc) {
+            return format!("{text} (isolate = \"pid\" needs root or CAP_SYS_ADMIN)");
+        }
+        let named: [(guard::Stage, Option<&OsStr>); 3] = [
+            (guard::Stage::Exec, child.argv.first().map(OsString::as_os_str)),
+            (guard::Stage::WorkingDir, child.working_dir.as_deref().map(Path::as_os_str)),
+            (guard::Stage::EnvFile, child.env_file.as_ref().map(|file| file.path.as_os_str())),
+        ];
+        match named.into_iter().find(|(named, _)| *named == stage) {
+            Some((_, Some(name))) => format!("{text} of {}", name.display()),
+            Some((_, None)) | None => text.to_owned(),
         }
     }
 

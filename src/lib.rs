@@ -31,7 +31,7 @@
 //! * `guard`: the process that ends a child in time. `guard::process` is its loop, `spawn` the way from fork to exec, `tree` and
 //!   `cgroup` find and kill everything, `sys` has the only unsafe code, `daemon` is the other end of its socket.
 //! * `errand`: a short command of the daemon itself, run by a guard of its own.
-//! * `keeper`: the shell of one election. `core_thread` and `daemon`: the two threads. `child`, `output`: what a child is given, and
+//! * `keeper`: the shell of one election. `core_thread` and `daemon`: the two threads. `child`, `env_file`, `output`: what a child is given, and
 //!   what it writes. `clock`: the only place that reads clocks.
 //! * `config`: from TOML to values that cannot be wrong; all mistakes at once, each with its place.
 //! * `observe`: log lines, status, control socket, made of the core's events and of nothing else. `systemd`: sd_notify.
@@ -71,6 +71,7 @@ pub mod config;
 pub mod core;
 pub mod core_thread;
 pub mod daemon;
+pub mod env_file;
 pub mod errand;
 pub mod guard;
 pub mod keeper;

@@ -5,6 +5,7 @@ use keeperd::config::{
 };
 use keeperd::core::restart::RestartPolicy;
 use keeperd::core::timing::Timing;
+use keeperd::env_file::EnvFile;
 use keeperd::ops::check;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -131,6 +132,9 @@ fn a_wrong_value_is_told_with_what_would_be_right() {
             "env = { KEEPERD_TTL_MS = \"\" }",
             "t.toml:6:9: env.KEEPERD_TTL_MS is reserved: keeperd sets these variables itself",
         ),
+        ("env_file = [\"a\"]", "t.toml:6:12: env_file must be a string, not an array"),
+        ("env_file = \"-\"", "t.toml:6:12: env_file names no file after its \"-\""),
+        ("isolate = \"net\"", "t.toml:6:11: isolate must be \"none\" or \"pid\", not \"net\""),
         ("env = { \"A=B\" = \"\" }", "t.toml:6:9: env.A=B cannot be the name of a variable"),
         ("groups = \"g\"", "t.toml:6:10: groups must be an array of group names, not a string"),
         (
@@ -579,8 +583,11 @@ fn a_file_with_a_password_that_everybody_can_read_is_warned_of() {
 fn included_files_bring_keepers_in_sorted_order_and_paths_relative_to_themselves() {
     let directory = directory("include");
     let main = directory.join("main.toml");
-    let keeper =
-        |name: &str| format!("[[keeper]]\nname = \"{name}\"\ncommand = [\"true\"]\nworking_dir = \"work\"\n");
+    let keeper = |name: &str| {
+        format!(
+            "[[keeper]]\nname = \"{name}\"\ncommand = [\"true\"]\nworking_dir = \"work\"\nenv_file = \"-k.env\"\n"
+        )
+    };
     fs::write(
         &main,
         format!("include = [\"keepers.d/*.toml\", \"?ther.toml\", \"none-*\"]\n{REDIS}{}", keeper("main")),
@@ -595,6 +602,9 @@ fn included_files_bring_keepers_in_sorted_order_and_paths_relative_to_themselves
     let names: Vec<_> = config.keepers.iter().map(|keeper| keeper.name.as_str()).collect();
     assert_eq!(names, ["main", "ten", "twenty", "other"]);
     assert_eq!(config.keepers[0].process.working_dir, Some(directory.join("work")));
+    let file = |path: PathBuf, optional| Some(EnvFile { path, optional });
+    assert_eq!(config.keepers[0].process.env_file, file(directory.join("k.env"), true));
+    assert_eq!(config.keepers[1].process.env_file, file(directory.join("keepers.d/k.env"), true));
     assert_eq!(config.keepers[1].process.working_dir, Some(directory.join("keepers.d/work")));
     assert_eq!(config.warnings, [format!("{}:1:46: include \"none-*\" matches no file", main.display())]);
 }

@@ -17,6 +17,13 @@ use std::time::Duration;
 
 #[path = "guard/adversaries.rs"]
 mod adversaries;
+#[path = "guard/identity.rs"]
+mod identity;
+#[path = "guard/namespace.rs"]
+mod namespace;
+
+use identity::*;
+use namespace::*;
 
 fn main() {
     guard::main_if_guard(release);
@@ -45,6 +52,13 @@ sentences! {
     child_holds_the_lock_file_and_so_does_the_guard,
     exec_failure_reports_stage_and_errno,
     command_is_looked_up_in_the_childs_path,
+    environment_file_lies_between_what_is_inherited_and_what_is_the_keepers_own,
+    environment_file_is_read_at_each_start,
+    environment_file_that_cannot_be_read_is_a_failed_start,
+    lines_of_the_environment_file_that_make_no_sense_are_told_by_number,
+    working_folder_is_entered_as_the_user,
+    what_an_ordinary_user_may_not_do_is_a_failed_start,
+    ordinary_user_keeps_the_groups_it_has,
     child_ignoring_sigterm_dies_at_kill_by,
     child_that_obeys_stops_at_once,
     stopped_child_is_killed,
@@ -75,6 +89,16 @@ sentences! {
     an_errand_that_nobody_waits_for_any_more_is_killed,
     an_errand_is_none_of_the_last_resorts_business,
     fifty_guards_are_small,
+    namespace_shows_the_program_itself_and_the_host_its_pid,
+    namespace_reports_exit_codes_and_signals_exactly,
+    namespace_hands_on_the_stop_signal,
+    namespace_child_ignoring_sigterm_dies_at_kill_by,
+    namespace_dies_with_its_init,
+    namespace_dies_with_the_guard_and_needs_no_daemon,
+    namespace_leaves_nothing_when_the_program_ends,
+    namespace_holds_the_lock_file_and_little_else,
+    namespace_child_is_started_again_in_the_same_guard,
+    namespace_with_a_failed_exec_reports_stage_and_errno,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -115,6 +139,8 @@ fn plan(argv: &[&str]) -> Plan {
             keeper: "test.keeper".into(),
             argv: argv.iter().map(Into::into).collect(),
             env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
+            env_file: None,
+            env_over: vec![],
             working_dir: None,
             uid: None,
             gid: None,
@@ -123,6 +149,7 @@ fn plan(argv: &[&str]) -> Plan {
             limits: vec![],
             nice: None,
             no_new_privileges: true,
+            pid_namespace: false,
             stop_signal: 15,
         },
         deadlines: Deadlines { stop_at: now + 60 * SECOND, kill_at: now + 65 * SECOND },
@@ -388,25 +415,36 @@ async fn child_holds_the_lock_file_and_so_does_the_guard() {
     term.quit().await;
 }
 
+/// Why a start failed; nothing ran.
+async fn failed(plan: Plan) -> (Stage, i32) {
+    let mut term = plan.start();
+    let failed = term
+        .until(|e| if let Event::ExecFailed { stage, errno } = e { Some((stage, errno)) } else { None })
+        .await;
+    term.tree_dead().await;
+    assert_eq!(term.said(), "");
+    term.quit().await;
+    failed
+}
+
 async fn exec_failure_reports_stage_and_errno() {
-    let stage = async |plan: Plan| {
-        let mut term = plan.start();
-        let failed = term
-            .until(|e| if let Event::ExecFailed { stage, errno } = e { Some((stage, errno)) } else { None })
-            .await;
-        assert_eq!(term.tree_dead().await, 0);
-        term.quit().await;
-        failed
-    };
-    assert_eq!(stage(plan(&["no-such-program"])).await, (Stage::Exec, libc::ENOENT));
-    assert_eq!(stage(plan(&["/etc/passwd"])).await, (Stage::Exec, libc::EACCES));
+    assert_eq!(failed(plan(&["no-such-program"])).await, (Stage::Exec, libc::ENOENT));
+    assert_eq!(failed(plan(&["/etc/passwd"])).await, (Stage::Exec, libc::EACCES));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script = folder.path().join("script");
+    fs::write(&script, "echo a script without its first line\n").expect("our folder");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our file");
+    assert_eq!(failed(plan(&[script.to_str().expect("text")])).await, (Stage::Exec, libc::ENOEXEC));
     let mut nowhere = plan(&["sh"]);
     nowhere.spec.working_dir = Some("/no/such/folder".into());
-    assert_eq!(stage(nowhere).await, (Stage::WorkingDir, libc::ENOENT));
+    assert_eq!(failed(nowhere).await, (Stage::WorkingDir, libc::ENOENT));
+    let mut file = plan(&["sh"]);
+    file.spec.working_dir = Some(script);
+    assert_eq!(failed(file).await, (Stage::WorkingDir, libc::ENOTDIR));
     let mut odd = plan(&["sh"]);
     odd.spec.limits = vec![Limit { resource: "nofile".into(), soft: 2, hard: 1 }];
-    assert_eq!(stage(odd).await, (Stage::Limits, libc::EINVAL));
-    assert_eq!(stage(plan(&["sh", "a\0b"])).await, (Stage::Spec, libc::EINVAL));
+    assert_eq!(failed(odd).await, (Stage::Limits, libc::EINVAL));
+    assert_eq!(failed(plan(&["sh", "a\0b"])).await, (Stage::Spec, libc::EINVAL));
 }
 
 async fn command_is_looked_up_in_the_childs_path() {

@@ -77,6 +77,7 @@ impl RawKeeper {
             stop_timeout: self.stop_timeout.or(below.stop_timeout.clone()),
             working_dir: self.working_dir.or(below.working_dir.clone()),
             env: merged(self.env, &below.env),
+            env_file: self.env_file.or(below.env_file.clone()),
             clear_env: self.clear_env.or(below.clear_env.clone()),
             user: self.user.or(below.user.clone()),
             group: self.group.or(below.group.clone()),
@@ -85,6 +86,7 @@ impl RawKeeper {
             limits: merged(self.limits, &below.limits),
             nice: self.nice.or(below.nice.clone()),
             no_new_privileges: self.no_new_privileges.or(below.no_new_privileges.clone()),
+            isolate: self.isolate.or(below.isolate.clone()),
             restart: self.restart.or(below.restart.clone()),
             success_exit_codes: self.success_exit_codes.or(below.success_exit_codes.clone()),
             restart_delay: self.restart_delay.or(below.restart_delay.clone()),
@@ -125,6 +127,7 @@ fn process(raw: RawKeeper) -> Option<ProcessConfig> {
         command: raw.command.value()?,
         working_dir: raw.working_dir.value(),
         env: raw.env.value().unwrap_or_default(),
+        env_file: raw.env_file.value(),
         clear_env: raw.clear_env.value().unwrap_or(false),
         user: raw.user.value(),
         group: raw.group.value(),
@@ -133,6 +136,7 @@ fn process(raw: RawKeeper) -> Option<ProcessConfig> {
         limits: raw.limits.value().unwrap_or_default(),
         nice: raw.nice.value(),
         no_new_privileges: raw.no_new_privileges.value().unwrap_or(true),
+        isolate: raw.isolate.value().unwrap_or_default(),
         stop_signal: raw.stop_signal.value().unwrap_or(Signal::SIGTERM),
     })
 }

@@ -23,6 +23,7 @@ pub use load::{load, parse};
 
 use crate::core::restart::RestartRules;
 use crate::core::timing::Timing;
+use crate::env_file::EnvFile;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -101,6 +102,7 @@ pub struct ProcessConfig {
     pub command: Vec<String>,
     pub working_dir: Option<PathBuf>,
     pub env: BTreeMap<String, String>,
+    pub env_file: Option<EnvFile>,
     pub clear_env: bool,
     pub user: Option<String>,
     pub group: Option<String>,
@@ -110,6 +112,7 @@ pub struct ProcessConfig {
     pub limits: BTreeMap<String, Limit>,
     pub nice: Option<i32>,
     pub no_new_privileges: bool,
+    pub isolate: Isolation,
     pub stop_signal: Signal,
 }
 
@@ -120,6 +123,7 @@ impl fmt::Debug for ProcessConfig {
             .field("command", &self.command)
             .field("working_dir", &self.working_dir)
             .field("env", &self.env.keys())
+            .field("env_file", &self.env_file)
             .field("clear_env", &self.clear_env)
             .field("user", &self.user)
             .field("group", &self.group)
@@ -128,9 +132,19 @@ impl fmt::Debug for ProcessConfig {
             .field("limits", &self.limits)
             .field("nice", &self.nice)
             .field("no_new_privileges", &self.no_new_privileges)
+            .field("isolate", &self.isolate)
             .field("stop_signal", &self.stop_signal)
             .finish()
     }
+}
+
+/// What separates the child from the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Isolation {
+    #[default]
+    None,
+    /// A PID namespace of its own.
+    Pid,
 }
 
 /// A resource limit in the kernel's unit; [`UNLIMITED`] for none.

@@ -4,8 +4,9 @@ use super::address::NodeAddress;
 use super::decode::{Field, Item, Located, Shape, Table};
 use super::report::{Place, Report, Source};
 use super::values::{self, command, key_prefix, name, number, positive, ttl};
-use super::{KEEPERS_MAX, Limit, RetryCount};
+use super::{Isolation, KEEPERS_MAX, Limit, RetryCount};
 use crate::core::restart::RestartPolicy;
+use crate::env_file::EnvFile;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,18 +34,8 @@ static LOCK: Shape = Shape {
     not_built: &["username", "password_file", "tls"],
 };
 static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"], not_built: &[] };
-const KEEPER_NOT_BUILT: &[&str] = &[
-    "health",
-    "ready",
-    "on_acquired",
-    "on_lost",
-    "hooks",
-    "output",
-    "priority",
-    "hold",
-    "isolate",
-    "env_file",
-];
+const KEEPER_NOT_BUILT: &[&str] =
+    &["health", "ready", "on_acquired", "on_lost", "hooks", "output", "priority", "hold"];
 macro_rules! keeper_keys {
     ($($own:literal),*) => {
         &[
@@ -54,6 +45,7 @@ macro_rules! keeper_keys {
             "stop_timeout",
             "working_dir",
             "env",
+            "env_file",
             "clear_env",
             "user",
             "group",
@@ -62,6 +54,7 @@ macro_rules! keeper_keys {
             "limits",
             "nice",
             "no_new_privileges",
+            "isolate",
             "restart",
             "success_exit_codes",
             "restart_delay",
@@ -143,6 +136,7 @@ pub struct RawKeeper {
     pub stop_timeout: Field<Duration>,
     pub working_dir: Field<PathBuf>,
     pub env: Field<BTreeMap<String, String>>,
+    pub env_file: Field<EnvFile>,
     pub clear_env: Field<bool>,
     pub user: Field<String>,
     pub group: Field<String>,
@@ -151,6 +145,7 @@ pub struct RawKeeper {
     pub limits: Field<BTreeMap<String, Limit>>,
     pub nice: Field<i32>,
     pub no_new_privileges: Field<bool>,
+    pub isolate: Field<Isolation>,
     pub restart: Field<RestartPolicy>,
     pub success_exit_codes: Field<Vec<i32>>,
     pub restart_delay: Field<Duration>,
@@ -249,6 +244,7 @@ fn keeper_settings(table: &Table<'_>, report: &mut Report) -> RawKeeper {
         stop_timeout: table.field("stop_timeout", report, Item::duration),
         working_dir: table.field("working_dir", report, Item::path),
         env: table.field("env", report, values::environment),
+        env_file: table.field("env_file", report, values::env_file),
         clear_env: table.field("clear_env", report, Item::boolean),
         user: table.field("user", report, Item::word),
         group: table.field("group", report, Item::word),
@@ -258,6 +254,9 @@ fn keeper_settings(table: &Table<'_>, report: &mut Report) -> RawKeeper {
         limits: table.field("limits", report, values::limits),
         nice: table.field("nice", report, |item, report| number(item, -20, 19, report)),
         no_new_privileges: table.field("no_new_privileges", report, Item::boolean),
+        isolate: table.field("isolate", report, |item, report| {
+            item.choice(&[("none", Isolation::None), ("pid", Isolation::Pid)], report)
+        }),
         restart: table.field("restart", report, values::restart_policy),
         success_exit_codes: table.field("success_exit_codes", report, |item, report| {
             item.list("an array of exit codes", report, |item, report| number(item, 0, 255, report))

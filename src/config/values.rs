@@ -6,6 +6,7 @@ use super::schema::{LIMIT, RawNodes};
 use super::{LIMIT_NAMES, Limit, UNLIMITED};
 use crate::core::restart::RestartPolicy;
 use crate::core::timing::{Impossible, TTL_MAX, TTL_MIN};
+use crate::env_file::EnvFile;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -171,6 +172,16 @@ pub fn environment(item: &Item<'_>, report: &mut Report) -> Option<BTreeMap<Stri
         }
     }
     good.then_some(variables)
+}
+
+/// A path with systemd's mark for a file that need not exist.
+pub fn env_file(item: &Item<'_>, report: &mut Report) -> Option<EnvFile> {
+    let text = item.word(report)?;
+    let (optional, path) = text.strip_prefix('-').map_or((false, text.as_str()), |path| (true, path));
+    if path.is_empty() {
+        return item.refuse(report, "names no file after its \"-\"");
+    }
+    Some(EnvFile { path: item.source().base().join(path), optional })
 }
 
 pub fn limits(item: &Item<'_>, report: &mut Report) -> Option<BTreeMap<String, Limit>> {

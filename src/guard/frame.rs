@@ -171,6 +171,12 @@ stages! {
     /// `start_by` or `stop_at` came first (R9).
     Late = 14 "late",
     Exec = 15 "exec",
+    /// `env_file` cannot be read.
+    EnvFile = 16 "environment file",
+    /// The PID namespace, or the mount namespace that goes with it, cannot be made.
+    Namespace = 17 "PID namespace",
+    /// Its own /proc cannot be mounted.
+    Proc = 18 "/proc of the PID namespace",
 }
 
 type Words = [u64; 6];

@@ -6,11 +6,12 @@
 //!
 //! * `frame`: what they say to each other. `spec`: what is to be run.
 //! * `daemon`: the daemon's handle. `process`: the guard's loop. `setup`: what it does to itself before.
-//! * `spawn`: from fork to exec. `tree`, `cgroup`: finding and killing everything. `sys`: the only unsafe code.
+//! * `spawn`: from fork to exec. `init`: between the two with `isolate = "pid"`. `tree`, `cgroup`: finding and killing everything. `sys`: the only unsafe code.
 
 pub mod cgroup;
 mod daemon;
 mod frame;
+mod init;
 mod process;
 mod setup;
 mod spawn;

@@ -16,7 +16,7 @@ use super::Duty;
 use super::cgroup::{self, Leaf};
 use super::frame::{Ack, Arm, Command, Deadlines, Event, Order, Report, SIZE, Seq, Why};
 use super::setup::{self, Inherited};
-use super::spawn::{self, Failure, Job, Start};
+use super::spawn::{self, Failure, Job, Start, Started, Word};
 use super::spec::ChildSpec;
 use super::sys;
 use super::tree::Walk;
@@ -55,10 +55,26 @@ enum State {
 /// The main process, from fork until it is reaped.
 #[derive(Debug)]
 struct Main {
+    /// Our child: the program, or the init of its PID namespace.
     pid: Pid,
+    /// The program as the host numbers it, where that is another process.
+    program: Option<i32>,
+    verdict: Option<OwnedFd>,
     /// Open until exec has succeeded or failed.
     exec: Option<OwnedFd>,
     failure: Option<Failure>,
+}
+
+impl Main {
+    /// What the init saw, which cannot end as the program did; nothing if it was killed itself.
+    fn verdict(&self) -> Option<Exit> {
+        let mut bytes = [0; Word::SIZE];
+        let length = read(self.verdict.as_ref()?, &mut bytes).ok()?;
+        match Word::from_bytes(bytes).filter(|_| length == Word::SIZE)? {
+            Word::Ended(exit) => Some(exit),
+            Word::Born(_) | Word::Failed(_) => None,
+        }
+    }
 }
 
 /// What came with the first frame.
@@ -233,7 +249,7 @@ impl Guard {
             return false;
         }
         let start = Start {
-            guard: getpid(),
+            parent: getpid(),
             null: self.null.as_fd(),
             lock: self.charge.lock.as_ref().map(AsFd::as_fd),
             leaf: self.charge.leaf.as_ref(),
@@ -242,8 +258,8 @@ impl Guard {
             before,
         };
         match self.charge.job.as_ref().map_err(|failure| *failure).and_then(|job| spawn::start(job, &start)) {
-            Ok((pid, exec)) => {
-                self.main = Some(Main { pid, exec: Some(exec), failure: None });
+            Ok(Started { pid, exec, verdict }) => {
+                self.main = Some(Main { pid, program: None, verdict, exec: Some(exec), failure: None });
                 self.state = State::Running;
             }
             Err(failure) => {
@@ -330,29 +346,31 @@ impl Guard {
             return;
         }
         self.on_exec(); // its last word may still be in the pipe
-        let failure = self.main.take().and_then(|main| main.failure);
-        match failure {
+        let main = self.main.take();
+        match main.as_ref().and_then(|main| main.failure) {
             Some(Failure { stage, errno }) => self.say(Event::ExecFailed { stage, errno }),
-            None => self.say(Event::Exited(exit)),
+            None => self.say(Event::Exited(main.and_then(|main| main.verdict()).unwrap_or(exit))),
         }
         self.begin_killing(clock::boot()); // what it left behind
         self.killed += u32::from(exit == Exit::Signal(libc::SIGKILL));
     }
 
     fn on_exec(&mut self) {
-        let Some(Main { pid, exec: exec @ Some(_), failure }) = &mut self.main else { return };
-        let mut bytes = [0; Failure::SIZE];
-        match exec.as_ref().map(|pipe| read(pipe, &mut bytes)) {
-            None | Some(Err(Errno::EAGAIN)) => {}
-            Some(Ok(0)) => {
-                *exec = None;
-                let in_cgroup = self.charge.leaf.as_ref().is_some_and(Leaf::populated);
-                let pid = pid.as_raw().cast_unsigned();
-                self.say(Event::Started { pid, in_cgroup });
-            }
-            Some(Ok(_) | Err(_)) => {
-                *exec = None;
-                *failure = Failure::from_bytes(bytes);
+        while let Some(main @ Main { exec: Some(_), .. }) = &mut self.main {
+            let mut bytes = [0; Word::SIZE];
+            match main.exec.as_ref().map(|pipe| read(pipe, &mut bytes)) {
+                None | Some(Err(Errno::EAGAIN)) => return,
+                Some(Ok(0)) => {
+                    main.exec = None;
+                    let in_cgroup = self.charge.leaf.as_ref().is_some_and(Leaf::populated);
+                    let pid = main.program.unwrap_or(main.pid.as_raw()).cast_unsigned();
+                    self.say(Event::Started { pid, in_cgroup });
+                }
+                Some(Ok(_) | Err(_)) => match Word::from_bytes(bytes) {
+                    Some(Word::Born(pid)) => main.program = Some(pid),
+                    Some(Word::Failed(failure)) => (main.exec, main.failure) = (None, Some(failure)),
+                    Some(Word::Ended(_)) | None => main.exec = None,
+                },
             }
         }
     }

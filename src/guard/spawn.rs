@@ -1,11 +1,15 @@
-//! From fork to exec. Everything here runs in the child; the guard only forks and reads the pipe.
+//! From fork to exec. Everything here runs in the child; the guard only forks and reads the pipe. What it may take time for, such as
+//! reading a file, holds up nobody else: the deadlines are the guard's.
 
 use super::cgroup::Leaf;
 use super::frame::Stage;
+use super::init::{self, Pipes};
 use super::spec::{ChildSpec, limit_by_name};
 use super::sys::{self, Forked};
 use crate::clock;
+use crate::core::restart::Exit;
 use crate::core::time::Instant;
+use crate::env_file::{EnvFile, Variables};
 use nix::errno::Errno;
 use nix::fcntl::{F_SETFD, FdFlag, OFlag, fcntl};
 use nix::sys::prctl;
@@ -13,6 +17,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, Gid, Pid, Uid, getppid, pipe2, write};
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,30 +32,53 @@ pub(super) struct Failure {
     pub errno: i32,
 }
 
-impl Failure {
-    pub(super) const SIZE: usize = 5;
+/// One thing said through a pipe to the guard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Word {
+    /// The program's pid, where that is not the guard's child.
+    Born(i32),
+    Failed(Failure),
+    Ended(Exit),
+}
 
-    fn to_bytes(self) -> [u8; Self::SIZE] {
-        let [a, b, c, d] = self.errno.to_le_bytes();
-        [self.stage as u8, a, b, c, d]
+impl Word {
+    pub(super) const SIZE: usize = 5;
+    const BORN: u8 = 0; // the numbers of the stages begin at 1
+    const CODE: u8 = 254;
+    const SIGNAL: u8 = 255;
+
+    pub(super) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let (kind, number) = match self {
+            Word::Born(pid) => (Self::BORN, pid),
+            Word::Failed(Failure { stage, errno }) => (stage as u8, errno),
+            Word::Ended(Exit::Code(code)) => (Self::CODE, code),
+            Word::Ended(Exit::Signal(signal)) => (Self::SIGNAL, signal),
+        };
+        let [a, b, c, d] = number.to_le_bytes();
+        [kind, a, b, c, d]
     }
 
-    pub(super) fn from_bytes([stage, a, b, c, d]: [u8; Self::SIZE]) -> Option<Self> {
-        let stage = Stage::from_number(u64::from(stage))?;
-        Some(Failure { stage, errno: i32::from_le_bytes([a, b, c, d]) })
+    pub(super) fn from_bytes([kind, a, b, c, d]: [u8; Self::SIZE]) -> Option<Self> {
+        let number = i32::from_le_bytes([a, b, c, d]);
+        Some(match kind {
+            Self::BORN => Word::Born(number),
+            Self::CODE => Word::Ended(Exit::Code(number)),
+            Self::SIGNAL => Word::Ended(Exit::Signal(number)),
+            stage => Word::Failed(Failure { stage: Stage::from_number(u64::from(stage))?, errno: number }),
+        })
     }
 }
 
-fn at(stage: Stage) -> impl Fn(Errno) -> Failure {
+pub(super) fn at(stage: Stage) -> impl Fn(Errno) -> Failure {
     move |errno| Failure { stage, errno: errno as i32 }
 }
 
 /// A [`ChildSpec`] in the form the system calls want, made when the guard is armed.
 #[derive(Debug)]
 pub(super) struct Job {
-    programs: Vec<CString>,
+    program: Program,
     argv: Vec<CString>,
-    env: Vec<CString>,
+    layers: Option<Layers>,
     working_dir: Option<CString>,
     limits: Vec<(Resource, u64, u64)>,
     uid: Option<Uid>,
@@ -59,23 +87,75 @@ pub(super) struct Job {
     umask: Option<Mode>,
     nice: Option<i32>,
     no_new_privileges: bool,
+    pid_namespace: bool,
+}
+
+/// Where the program may be, in order, and its environment.
+#[derive(Debug)]
+struct Program {
+    paths: Vec<CString>,
+    env: Vec<CString>,
+}
+
+/// What [`Program`] is made of anew at each start, because a file belongs to it.
+#[derive(Debug)]
+struct Layers {
+    name: OsString,
+    below: Vec<(OsString, OsString)>,
+    file: EnvFile,
+    above: Vec<(OsString, OsString)>,
+}
+
+impl Program {
+    fn new(name: &OsStr, env: impl Iterator<Item = (OsString, OsString)>) -> Result<Program, Failure> {
+        let env: BTreeMap<OsString, OsString> = env.collect();
+        let paths = candidates(name, env.get(OsStr::new("PATH")).map(OsString::as_os_str));
+        Ok(Program {
+            paths: paths.into_iter().map(text).collect::<Result<_, _>>()?,
+            env: env.into_iter().map(assignment).map(text).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Layers {
+    fn read(&self) -> Result<Program, Failure> {
+        let Variables { values, skipped } = self.file.read().map_err(at(Stage::EnvFile))?;
+        if !skipped.is_empty() {
+            let (path, lines) = (self.file.path.display(), &skipped[..skipped.len().min(SKIPPED_SHOWN)]);
+            let more = if lines.len() < skipped.len() { " and more" } else { "" };
+            super::last_cry(&format!(
+                "keeperd: {path}: skipped lines {lines:?}{more}: not NAME=value, or KEEPERD_*\n"
+            ));
+        }
+        let read = values.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Program::new(&self.name, self.below.iter().cloned().chain(read).chain(self.above.iter().cloned()))
+    }
+}
+
+/// Lines of a file that are named when they make no sense.
+const SKIPPED_SHOWN: usize = 10;
+
+fn text(text: OsString) -> Result<CString, Failure> {
+    CString::new(text.into_vec()).map_err(|_| at(Stage::Spec)(Errno::EINVAL))
 }
 
 impl Job {
     pub(super) fn new(spec: ChildSpec) -> Result<Job, Failure> {
         let invalid = at(Stage::Spec);
-        let text = |s: OsString| CString::new(s.into_vec()).map_err(|_| invalid(Errno::EINVAL));
-        let program =
-            spec.argv.first().filter(|name| !name.is_empty()).ok_or_else(|| invalid(Errno::EINVAL))?;
+        let name = spec.argv.first().filter(|name| !name.is_empty()).ok_or_else(|| invalid(Errno::EINVAL))?;
+        let program = Program::new(name, spec.env.iter().chain(&spec.env_over).cloned())?;
+        let name = name.clone();
+        let (below, above) = (spec.env, spec.env_over);
         if !(1..=64).contains(&spec.stop_signal) {
             return Err(invalid(Errno::EINVAL));
         }
         let limit = |l: &super::spec::Limit| Some((limit_by_name(&l.resource)?, l.soft, l.hard));
-        let groups_dropped = spec.uid.is_some().then(Vec::new);
+        let other_user = spec.uid.is_some_and(|uid| Uid::from_raw(uid) != Uid::effective());
+        let groups_dropped = other_user.then(Vec::new);
         Ok(Job {
-            programs: candidates(program, &spec.env).into_iter().map(text).collect::<Result<_, _>>()?,
+            program,
             argv: spec.argv.into_iter().map(text).collect::<Result<_, _>>()?,
-            env: spec.env.into_iter().map(assignment).map(text).collect::<Result<_, _>>()?,
+            layers: spec.env_file.map(|file| Layers { name, below, file, above }),
             working_dir: spec.working_dir.map(|path| text(path.into_os_string())).transpose()?,
             limits: spec
                 .limits
@@ -89,6 +169,7 @@ impl Job {
             umask: spec.umask.map(Mode::from_bits_truncate),
             nice: spec.nice,
             no_new_privileges: spec.no_new_privileges,
+            pid_namespace: spec.pid_namespace,
         })
     }
 }
@@ -100,20 +181,20 @@ fn assignment((mut name, value): (OsString, OsString)) -> OsString {
 }
 
 /// Where the program may be, in order. An empty entry of PATH, which would mean the current directory, is left out.
-fn candidates(program: &OsStr, env: &[(OsString, OsString)]) -> Vec<OsString> {
+fn candidates(program: &OsStr, path: Option<&OsStr>) -> Vec<OsString> {
     if program.as_bytes().contains(&b'/') {
         return vec![program.to_owned()];
     }
-    let path =
-        env.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value.as_bytes());
+    let path = path.map_or(DEFAULT_PATH, OsStrExt::as_bytes);
     let directories = path.split(|b| *b == b':').filter(|directory| !directory.is_empty());
     directories.map(|directory| OsString::from_vec([directory, b"/", program.as_bytes()].concat())).collect()
 }
 
 /// What the guard gives the child on its way.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Start<'a> {
-    pub guard: Pid,
+    /// As the child knows it: the guard, or 1 in a PID namespace.
+    pub parent: Pid,
     pub null: BorrowedFd<'a>,
     pub lock: Option<BorrowedFd<'a>>,
     pub leaf: Option<&'a Leaf>,
@@ -124,35 +205,66 @@ pub(super) struct Start<'a> {
     pub before: Instant,
 }
 
-/// Forks. The pipe ends without a byte when exec has succeeded, and with a [`Failure`] when it has not.
-pub(super) fn start(job: &Job, start: &Start<'_>) -> Result<(Pid, OwnedFd), Failure> {
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(at(Stage::Fork))?;
-    let placed = match sys::fork(start.leaf.and_then(Leaf::birthplace)).map_err(at(Stage::Fork))? {
-        Forked::Parent { child } => return Ok((child, reader)),
-        Forked::Child { placed } => placed,
+/// A child on its way.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub pid: Pid,
+    /// Ends when exec has succeeded; a [`Failure`] comes before when it has not.
+    pub exec: OwnedFd,
+    /// In a PID namespace: how the program ended, before its init does.
+    pub verdict: Option<OwnedFd>,
+}
+
+/// Forks.
+pub(super) fn start(job: &Job, start: &Start<'_>) -> Result<Started, Failure> {
+    let pipe = || pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(at(Stage::Fork));
+    let place = start.leaf.and_then(Leaf::birthplace);
+    let (reader, writer) = pipe()?;
+    let failure = if job.pid_namespace {
+        let (verdict, verdict_writer) = pipe()?;
+        let placed = match sys::fork_namespace(place).map_err(at(Stage::Namespace))? {
+            Forked::Parent { child } => {
+                return Ok(Started { pid: child, exec: reader, verdict: Some(verdict) });
+            }
+            Forked::Child { placed } => placed,
+        };
+        drop(reader); // or we would never see that the guard is gone
+        let mut pipes = Some(Pipes { exec: writer, verdict: verdict_writer });
+        let Err(failure) = init::run(job, start, placed, &mut pipes);
+        pipes.map(|pipes| (pipes.exec, failure))
+    } else {
+        let placed = match sys::fork(place).map_err(at(Stage::Fork))? {
+            Forked::Parent { child } => return Ok(Started { pid: child, exec: reader, verdict: None }),
+            Forked::Child { placed } => placed,
+        };
+        let Err(failure) = run(job, start, placed);
+        Some((writer, failure))
     };
-    let Err(failure) = run(job, start, placed);
-    let _ = write(&writer, &failure.to_bytes()); // if the guard is gone, nobody wants to know
+    if let Some((writer, failure)) = failure {
+        let _ = write(&writer, &Word::Failed(failure).to_bytes()); // if the guard is gone, nobody wants to know
+    }
     sys::exit_now(127)
 }
 
-fn run(job: &Job, start: &Start<'_>, placed: bool) -> Result<Infallible, Failure> {
+pub(super) fn run(job: &Job, start: &Start<'_>, placed: bool) -> Result<Infallible, Failure> {
     unistd::setsid().map_err(at(Stage::Session))?;
     if let Some(leaf) = start.leaf.filter(|_| !placed) {
         let _ = write(leaf.procs(), b"0"); // the walk works without it; the guard tells the daemon
     }
     leave_guard_behind(start);
+    let fresh = job.layers.as_ref().map(Layers::read).transpose()?; // before it may no longer be readable
     apply_limits(job)?;
     take_identity(job)?;
+    enter_working_dir(job)?;
     // A change of user clears the death signal, so it comes after; the guard may have died before it was set.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Stage::ParentDeath))?;
-    if getppid() != start.guard {
+    if getppid() != start.parent {
         return Err(at(Stage::ParentDeath)(Errno::ESRCH));
     }
     arrange_descriptors(start).map_err(at(Stage::Descriptors))?;
     sys::default_signals();
     SigSet::empty().thread_set_mask().map_err(at(Stage::Signals))?;
-    exec(job, start.before)
+    exec(fresh.as_ref().unwrap_or(&job.program), &job.argv, start.before)
 }
 
 /// Scheduling class and memory lock are not inherited; this is.
@@ -170,18 +282,15 @@ fn apply_limits(job: &Job) -> Result<(), Failure> {
     if let Some(mask) = job.umask {
         umask(mask);
     }
-    if let Some(nice) = job.nice {
-        sys::set_nice(nice).map_err(at(Stage::Nice))?;
-    }
-    match &job.working_dir {
-        Some(directory) => unistd::chdir(directory.as_c_str()).map_err(at(Stage::WorkingDir)),
+    match job.nice {
+        Some(nice) => sys::set_nice(nice).map_err(at(Stage::Nice)),
         None => Ok(()),
     }
 }
 
 fn take_identity(job: &Job) -> Result<(), Failure> {
     if let Some(groups) = &job.groups
-        && Uid::effective().is_root()
+        && !are_in_force(groups)
     {
         unistd::setgroups(groups).map_err(at(Stage::Groups))?;
     }
@@ -197,6 +306,20 @@ fn take_identity(job: &Job) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Then an ordinary user need not be allowed to set them.
+fn are_in_force(groups: &[Gid]) -> bool {
+    let set = |groups: &[Gid]| groups.iter().map(|gid| gid.as_raw()).collect::<BTreeSet<_>>();
+    unistd::getgroups().is_ok_and(|current| set(&current) == set(groups))
+}
+
+/// As the user: root may be a stranger where the folder is mounted from, and the user may have no business in it.
+fn enter_working_dir(job: &Job) -> Result<(), Failure> {
+    match &job.working_dir {
+        Some(directory) => unistd::chdir(directory.as_c_str()).map_err(at(Stage::WorkingDir)),
+        None => Ok(()),
+    }
+}
+
 /// Null, the two output pipes, and the lock file (R4). All of the guard's own are close-on-exec already; the sweep is a belt.
 fn arrange_descriptors(start: &Start<'_>) -> nix::Result<()> {
     unistd::dup2_stdin(start.null.as_fd())?;
@@ -208,13 +331,13 @@ fn arrange_descriptors(start: &Start<'_>) -> nix::Result<()> {
 }
 
 /// As `execvp` looks, but with the child's own PATH, and the clock immediately before (R9).
-fn exec(job: &Job, before: Instant) -> Result<Infallible, Failure> {
+fn exec(program: &Program, argv: &[CString], before: Instant) -> Result<Infallible, Failure> {
     let mut worst = Errno::ENOENT;
-    for program in &job.programs {
+    for path in &program.paths {
         if clock::boot() >= before {
             return Err(at(Stage::Late)(Errno::ETIMEDOUT));
         }
-        let Err(errno) = unistd::execve(program, &job.argv, &job.env);
+        let Err(errno) = unistd::execve(path, argv, &program.env);
         if errno == Errno::EACCES {
             worst = errno; // says more than a later "not found"
         } else if errno != Errno::ENOENT && errno != Errno::ENOTDIR {
@@ -230,10 +353,10 @@ mod tests {
 
     #[test]
     fn the_command_is_looked_up_in_the_childs_path() {
-        let env = [("PATH".into(), "/a::/b".into())];
-        assert_eq!(candidates(OsStr::new("node"), &env), ["/a/node", "/b/node"]);
-        assert_eq!(candidates(OsStr::new("./node"), &env), ["./node"]);
-        assert_eq!(candidates(OsStr::new("node"), &[])[0], "/usr/local/bin/node");
+        let path = Some(OsStr::new("/a::/b"));
+        assert_eq!(candidates(OsStr::new("node"), path), ["/a/node", "/b/node"]);
+        assert_eq!(candidates(OsStr::new("./node"), path), ["./node"]);
+        assert_eq!(candidates(OsStr::new("node"), None)[0], "/usr/local/bin/node");
     }
 
     /// R9, the forked half: were the clock not read, this test would become `false` and fail.
@@ -243,6 +366,8 @@ mod tests {
             keeper: "k".into(),
             argv: vec!["false".into()],
             env: vec![],
+            env_file: None,
+            env_over: vec![],
             working_dir: None,
             uid: None,
             gid: None,
@@ -251,17 +376,21 @@ mod tests {
             limits: vec![],
             nice: None,
             no_new_privileges: true,
+            pid_namespace: false,
             stop_signal: 15,
         };
         let job = Job::new(spec).expect("a valid specification");
-        let Err(failure) = exec(&job, clock::boot());
+        let Err(failure) = exec(&job.program, &job.argv, clock::boot());
         assert_eq!(failure, Failure { stage: Stage::Late, errno: libc::ETIMEDOUT });
     }
 
     #[test]
-    fn a_failure_survives_the_pipe() {
+    fn every_word_survives_the_pipe() {
         let failure = Failure { stage: Stage::Uid, errno: libc::EPERM };
-        assert_eq!(Failure::from_bytes(failure.to_bytes()), Some(failure));
-        assert_eq!(Failure::from_bytes([0; Failure::SIZE]), None);
+        let ends = [Exit::Code(255), Exit::Signal(64)].map(Word::Ended);
+        for word in [Word::Born(i32::MAX), Word::Failed(failure)].into_iter().chain(ends) {
+            assert_eq!(Word::from_bytes(word.to_bytes()), Some(word));
+        }
+        assert_eq!(Word::from_bytes([200; Word::SIZE]), None);
     }
 }

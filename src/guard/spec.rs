@@ -1,5 +1,6 @@
 //! What is to be run, complete: the guard decides nothing about it.
 
+use crate::env_file::EnvFile;
 use nix::errno::Errno;
 use nix::fcntl::{F_ADD_SEALS, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -18,8 +19,12 @@ pub struct ChildSpec {
     pub keeper: String,
     /// No shell. The first is looked up in the child's PATH unless it has a slash; relative to `working_dir` if it has.
     pub argv: Vec<OsString>,
-    /// The whole environment: nothing is inherited.
+    /// The environment; nothing else is inherited.
     pub env: Vec<(OsString, OsString)>,
+    /// Read whenever the program is started, and laid over `env`.
+    pub env_file: Option<EnvFile>,
+    /// Laid over both.
+    pub env_over: Vec<(OsString, OsString)>,
     pub working_dir: Option<PathBuf>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
@@ -30,6 +35,8 @@ pub struct ChildSpec {
     /// `None`: the daemon's.
     pub nice: Option<i32>,
     pub no_new_privileges: bool,
+    /// The program runs in a PID namespace of its own, which the kernel empties when its init dies.
+    pub pid_namespace: bool,
     /// A number, so that real-time signals can be named.
     pub stop_signal: i32,
 }
@@ -40,7 +47,8 @@ impl std::fmt::Debug for ChildSpec {
         f.debug_struct("ChildSpec")
             .field("keeper", &self.keeper)
             .field("arguments", &self.argv.len())
-            .field("variables", &self.env.len())
+            .field("variables", &(self.env.len() + self.env_over.len()))
+            .field("env_file", &self.env_file)
             .field("uid", &self.uid)
             .field("gid", &self.gid)
             .finish_non_exhaustive()

@@ -26,9 +26,8 @@ pub(super) enum Forked {
 /// # Panics
 /// When another thread exists: its locks would stay locked for ever in the child.
 pub(super) fn fork(cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Forked> {
-    let tasks = nix::sys::stat::stat("/proc/self/task")?;
-    assert_eq!(tasks.st_nlink, 3, "only a single-threaded process may fork and go on running Rust");
-    if let Some(Ok(forked)) = cgroup.map(fork_into) {
+    assert_single_threaded()?;
+    if let Some(Ok(forked)) = cgroup.map(|cgroup| clone3(0, Some(cgroup))) {
         return Ok(forked);
     }
     // SAFETY: the assertion above; with one thread the child is a complete copy, and may allocate.
@@ -38,20 +37,39 @@ pub(super) fn fork(cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Forked> {
     }
 }
 
+/// Forks the first process of a new PID namespace, with mounts of its own; its parent there is 0. Panics as [`fork`] does.
+pub(super) fn fork_namespace(cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Forked> {
+    assert_single_threaded()?;
+    let namespaces = (libc::CLONE_NEWPID | libc::CLONE_NEWNS).cast_unsigned().into();
+    match cgroup.map(|cgroup| clone3(namespaces, Some(cgroup))) {
+        Some(Ok(forked)) => Ok(forked),
+        Some(Err(_)) | None => clone3(namespaces, None),
+    }
+}
+
+fn assert_single_threaded() -> nix::Result<()> {
+    let tasks = nix::sys::stat::stat("/proc/self/task")?;
+    assert_eq!(tasks.st_nlink, 3, "only a single-threaded process may fork and go on running Rust");
+    Ok(())
+}
+
 /// The constant of the libc crate is an int, in which this bit has no room.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-fn fork_into(cgroup: BorrowedFd<'_>) -> nix::Result<Forked> {
+fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Forked> {
     // SAFETY: all zeros is a valid value: every field is an integer.
     let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
-    how.flags = CLONE_INTO_CGROUP;
+    how.flags = flags;
     how.exit_signal = libc::SIGCHLD.cast_unsigned().into();
-    how.cgroup = cgroup.as_raw_fd().cast_unsigned().into();
+    if let Some(cgroup) = cgroup {
+        how.flags |= CLONE_INTO_CGROUP;
+        how.cgroup = cgroup.as_raw_fd().cast_unsigned().into();
+    }
     // SAFETY: no memory is shared, so this is a fork that the C library does not know of. It would have to know if there were
     // other threads, or if the child made some; it only makes system calls and allocates until it executes or exits.
     let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone3, &raw const how, size_of_val(&how)) })?;
     Ok(match i32::try_from(pid).expect("a pid is an int") {
-        0 => Forked::Child { placed: true },
+        0 => Forked::Child { placed: cgroup.is_some() },
         child => Forked::Parent { child: Pid::from_raw(child) },
     })
 }
@@ -88,6 +106,22 @@ pub(super) fn place(fd: BorrowedFd<'_>, at: RawFd) -> nix::Result<()> {
 pub(super) fn close_from(first: u32) -> nix::Result<()> {
     // SAFETY: called before this process has opened anything itself, so no owner is left with a dead number.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Closes every descriptor from 3 on that is not `kept`, as far as the kernel can (5.9).
+///
+/// For a forked process that ends without looking back: whoever owns them here must neither be used nor dropped any more.
+pub(super) fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut first = 3;
+    let ends = kept.iter().map(|fd| fd.cast_unsigned()).chain([u32::MAX]);
+    for end in ends.filter(|end| *end >= 3) {
+        if end > first {
+            // SAFETY: the caller promises that no owner of these numbers acts again.
+            unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) };
+        }
+        first = end.saturating_add(1);
+    }
 }
 
 /// Marks every descriptor from `first` on to be closed at exec.
