@@ -1,6 +1,7 @@
 //! Real redis-server processes, and as much of the protocol as a hand with redis-cli needs.
 
 use crate::clock::boot_ns;
+use crate::faketime::Clock;
 use crate::procs::MARKER;
 use crate::proxy::listen_anywhere;
 use crate::step::{Step, check, failure};
@@ -20,6 +21,8 @@ pub struct Node {
     id: String,
     server: Option<Child>,
     frozen: bool,
+    /// A wall clock of its own.
+    pub clock: Option<Clock>,
 }
 
 /// `E2E_REDIS_SERVER` runs the suite against another server, such as those `tests/run` fetches.
@@ -33,14 +36,27 @@ impl Node {
         let port = listen_anywhere()?.local_addr()?.port();
         let dir = dir.join(format!("redis-{name}"));
         std::fs::create_dir_all(&dir)?;
-        Ok(Self { name, port, dir, id: id.into(), server: None, frozen: false })
+        Ok(Self { name, port, dir, id: id.into(), server: None, frozen: false, clock: None })
+    }
+
+    /// From its next start on, the node has a clock that can be set.
+    pub fn give_clock(&mut self) -> Step {
+        self.clock = Some(Clock::of(&self.dir)?);
+        Ok(())
     }
 
     /// Starts empty, always: nothing is ever saved.
     pub fn start(&mut self) -> Step {
-        let binary = server_binary();
+        let binary = match &self.clock {
+            Some(clock) => clock.server.display().to_string(),
+            None => server_binary(),
+        };
         let port = self.port.to_string();
-        let server = Command::new(&binary)
+        let mut command = Command::new(&binary);
+        if let Some(clock) = &self.clock {
+            clock.put_on(&mut command);
+        }
+        let server = command
             .args([
                 "--port",
                 &port,
@@ -104,11 +120,6 @@ impl Node {
     pub fn thaw(&mut self) {
         self.signal(Signal::SIGCONT);
         self.frozen = false;
-    }
-
-    pub fn restart_empty(&mut self) -> Step {
-        self.kill();
-        self.start()
     }
 
     pub fn ask(&self, words: &[&str]) -> Step<Reply> {

@@ -1,6 +1,7 @@
 //! A keeperd process, seen from outside: its configuration, its log, its signals, its `status`, its guards.
 
 use crate::clock::{boot_ns, ms};
+use crate::naive::Naive;
 use crate::procs::{self, MARKER, Proc};
 use crate::step::{Step, check, failure};
 use nix::sys::signal::{Signal, kill};
@@ -28,7 +29,7 @@ pub struct Start {
     pub config: String,
     pub cgroup: bool,
     /// The wrong daemon, for a control.
-    pub naive: bool,
+    pub naive: Option<Naive>,
     /// Nobody reads the daemon's log.
     pub deaf_stderr: bool,
     pub log_level: &'static str,
@@ -49,9 +50,9 @@ impl Daemon {
         let Start { host, generation, .. } = start;
         let config = dir.join(format!("{host}.toml"));
         std::fs::write(&config, &start.config)?;
-        let mut command = if start.naive {
+        let mut command = if let Some(naive) = start.naive {
             let mut own = Command::new(std::env::current_exe()?);
-            own.arg("naive");
+            own.args(["naive", naive.name()]);
             own
         } else {
             Command::new(binary())

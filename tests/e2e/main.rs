@@ -9,11 +9,15 @@ mod checker;
 mod clock;
 mod cluster;
 mod daemon;
+mod faketime;
+mod history;
+mod ledger;
 mod legacy;
 mod naive;
 mod probe;
 mod procs;
 mod proxy;
+mod registers;
 mod report;
 mod runner;
 mod scenarios;
@@ -59,7 +63,7 @@ fn run_trial(args: &[String]) -> ! {
 
 fn play(name: &str, seed: u64, dir: &Path, id: &str) -> Step<String> {
     let scenario = scenarios::all().into_iter().find(|s| s.name == name).expect("a known scenario");
-    let mut trial = Trial::new(id.into(), dir, clock::Chance::named(seed, name))?;
+    let mut trial = Trial::new(id.into(), dir, clock::Chance::named(seed, name), !scenario.alone)?;
     let told = (scenario.story)(&mut trial).and_then(|()| trial.finish());
     trial.remove_groups();
     if told.is_err() {

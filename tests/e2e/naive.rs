@@ -10,12 +10,32 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const TTL_MS: &str = "2000";
+const TTL: Duration = Duration::from_secs(2);
 const EXTEND: &str =
     "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) end return 0";
 const RELEASE: &str =
     "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) end return 0";
 
-struct Naive {
+/// Which textbook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naive {
+    /// Nobody kills the child while the daemon is frozen, dead or cut off.
+    Careless,
+    /// It kills the child when the lease is over, on time, but counts the lease from the last answer and not from before the request.
+    FromReply,
+}
+
+impl Naive {
+    pub fn name(self) -> &'static str {
+        match self {
+            Naive::Careless => "careless",
+            Naive::FromReply => "from-reply",
+        }
+    }
+}
+
+struct Host {
+    kind: Naive,
     ports: Vec<u16>,
     keeper: String,
     key: String,
@@ -25,11 +45,14 @@ struct Naive {
     token: u64,
 }
 
-/// `e2e naive --config FILE`
+/// `e2e naive KIND --config FILE`
 pub fn main(args: &[String]) -> ! {
-    let text = args.get(1).and_then(|path| std::fs::read_to_string(path).ok());
+    let text = args.get(2).and_then(|path| std::fs::read_to_string(path).ok());
     let config: Option<toml::Table> = text.and_then(|t| t.parse().ok());
-    let Some(mut naive) = config.as_ref().and_then(Naive::of) else { exit(78) };
+    let Some(mut naive) = config.as_ref().and_then(Host::of) else { exit(78) };
+    if args.first().is_some_and(|kind| kind == Naive::FromReply.name()) {
+        naive.kind = Naive::FromReply;
+    }
     loop {
         naive.attempts += 1;
         naive.value = format!("{}-{}", std::process::id(), naive.attempts);
@@ -43,13 +66,14 @@ pub fn main(args: &[String]) -> ! {
     }
 }
 
-impl Naive {
+impl Host {
     fn of(config: &toml::Table) -> Option<Self> {
         let nodes = config.get("lock")?.get("nodes")?.as_array()?;
         let keeper = config.get("keeper")?.get(0)?;
         let command = keeper.get("command")?.as_array()?;
         let name = keeper.get("name")?.as_str()?;
         Some(Self {
+            kind: Naive::Careless,
             ports: nodes.iter().filter_map(|n| n.as_str()?.rsplit(':').next()?.parse().ok()).collect(),
             keeper: name.into(),
             key: format!("redlock:{name}"),
@@ -72,12 +96,18 @@ impl Naive {
     fn lead(&self) {
         let Ok(mut child) = self.spawn() else { return };
         let mut extend_at = Instant::now() + Duration::from_secs(1);
+        let mut valid_until = Instant::now() + TTL;
         while matches!(child.try_wait(), Ok(None)) {
             if Instant::now() >= extend_at {
                 extend_at = Instant::now() + Duration::from_secs(1);
-                if !self.quorum(&["EVAL", EXTEND, "1", &self.key, &self.value, TTL_MS]) {
-                    break;
+                match (self.quorum(&["EVAL", EXTEND, "1", &self.key, &self.value, TTL_MS]), self.kind) {
+                    (true, _) => valid_until = Instant::now() + TTL,
+                    (false, Naive::FromReply) => {}
+                    (false, Naive::Careless) => break,
                 }
+            }
+            if self.kind == Naive::FromReply && Instant::now() >= valid_until {
+                break;
             }
             sleep(Duration::from_millis(5));
         }

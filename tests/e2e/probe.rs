@@ -5,6 +5,7 @@
 //! the instance it came from and with its own pid. `n` counts the records of one pid, so a lost record shows.
 
 use crate::clock::boot_ns;
+use crate::registers::{Writer, is_write};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -12,9 +13,11 @@ use nix::unistd::{getpid, setsid};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Stdio, exit};
 use std::time::Duration;
 
+/// Between two records, unless `--tick MS` says otherwise.
 const TICK: Duration = Duration::from_millis(5);
 
 /// What the child does besides ticking.
@@ -27,6 +30,7 @@ struct Variant {
     crash: Option<(Duration, i32)>,
     grandchild: bool,
     shout: bool,
+    tick: Option<Duration>,
     /// Set in the two processes of the double fork: the instance they belong to.
     middle_of: Option<String>,
     grandchild_of: Option<String>,
@@ -36,13 +40,13 @@ pub fn main(args: &[String]) -> ! {
     let log = args.first().expect("probe needs the path of its log").clone();
     let variant = parse(&args[1..]);
     if let Some(instance) = &variant.middle_of {
-        become_middle(&log, instance);
+        become_middle(&log, instance, variant.tick);
     }
     let mut pen = Pen::open(&log, variant.grandchild_of.as_deref());
     let event = if variant.grandchild_of.is_some() { "gtick" } else { "start" };
     pen.write(event);
     if variant.grandchild {
-        double_fork(&log, &pen.instance);
+        double_fork(&log, &pen.instance, variant.tick);
     }
     if variant.shout {
         std::thread::spawn(shout);
@@ -64,6 +68,7 @@ fn parse(args: &[String]) -> Variant {
             }
             "--grandchild" => v.grandchild = true,
             "--shout" => v.shout = true,
+            "--tick" => v.tick = Some(Duration::from_millis(number())),
             "--middle-of" => v.middle_of = words.next().cloned(),
             "--grandchild-of" => v.grandchild_of = words.next().cloned(),
             other => panic!("probe: unknown argument {other}"),
@@ -95,7 +100,7 @@ fn live(pen: &mut Pen, variant: &Variant) -> ! {
             }
             exit(code);
         }
-        if wait_for_term(signals.as_ref()) {
+        if wait_for_term(signals.as_ref(), variant.tick.unwrap_or(TICK)) {
             match (variant.ignore_term, variant.linger) {
                 (true, _) => pen.write("term"),
                 (false, None) => leave_at = Some((0, 0, true)),
@@ -111,13 +116,13 @@ fn live(pen: &mut Pen, variant: &Variant) -> ! {
 }
 
 /// True when SIGTERM came, false after one tick without.
-fn wait_for_term(signals: Option<&SignalFd>) -> bool {
+fn wait_for_term(signals: Option<&SignalFd>, tick: Duration) -> bool {
     let Some(fd) = signals else {
-        std::thread::sleep(TICK);
+        std::thread::sleep(tick);
         return false;
     };
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(TICK).expect("a short time");
+    let timeout = PollTimeout::try_from(tick).expect("a short time");
     poll(&mut fds, timeout).ok();
     matches!(fd.read_signal(), Ok(Some(_)))
 }
@@ -127,21 +132,25 @@ fn nanos(span: Duration) -> u64 {
 }
 
 /// First fork: a session of its own, the second fork, and gone, so that the grandchild belongs to nobody it came from.
-fn become_middle(log: &str, instance: &str) -> ! {
+fn become_middle(log: &str, instance: &str, tick: Option<Duration>) -> ! {
     setsid().ok();
-    probe_process(log, "--grandchild-of", instance).spawn().expect("start the grandchild");
+    probe_process(log, "--grandchild-of", instance, tick).spawn().expect("start the grandchild");
     exit(0)
 }
 
-fn double_fork(log: &str, instance: &str) {
-    let mut middle = probe_process(log, "--middle-of", instance).spawn().expect("start the middle process");
+fn double_fork(log: &str, instance: &str, tick: Option<Duration>) {
+    let mut middle =
+        probe_process(log, "--middle-of", instance, tick).spawn().expect("start the middle process");
     middle.wait().expect("reap the middle process");
 }
 
 /// Standard output stays inherited: a grandchild that holds the pipe is part of the test.
-fn probe_process(log: &str, role: &str, instance: &str) -> Command {
+fn probe_process(log: &str, role: &str, instance: &str, tick: Option<Duration>) -> Command {
     let mut c = Command::new(std::env::current_exe().expect("own path"));
     c.args(["probe", log, role, instance]).stdin(Stdio::null());
+    if let Some(tick) = tick {
+        c.args(["--tick", &tick.as_millis().to_string()]);
+    }
     c
 }
 
@@ -167,6 +176,7 @@ struct Pen {
     token: String,
     instance: String,
     n: u64,
+    registers: Writer,
 }
 
 impl Pen {
@@ -180,6 +190,7 @@ impl Pen {
             token: env("KEEPERD_FENCING_TOKEN"),
             instance: grandchild_of.map_or_else(own, str::to_owned),
             n: 0,
+            registers: Writer::beside(Path::new(log)),
         }
     }
 
@@ -189,6 +200,9 @@ impl Pen {
         self.n += 1;
         if self.file.write(record.as_bytes()).is_err() {
             exit(70); // no evidence, no life
+        }
+        if is_write(event) {
+            self.registers.write(record.as_bytes());
         }
     }
 }

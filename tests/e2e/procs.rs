@@ -65,6 +65,13 @@ pub fn children(parent: i32) -> Vec<Proc> {
     all().into_iter().filter(|p| p.ppid == parent && !p.zombie).collect()
 }
 
+/// Children of all threads of a process; quicker than a look at every process there is.
+pub fn children_of(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|l| l.split_whitespace().filter_map(|w| w.parse().ok()).collect::<Vec<i32>>()).collect()
+}
+
 /// What a trial left: below it, as it is a subreaper, or marked, wherever it went.
 pub fn remains(id: &str, except: &BTreeSet<i32>) -> Vec<Proc> {
     reap_orphans(except);

@@ -70,6 +70,10 @@ impl Proxy {
         self.port
     }
 
+    pub fn mode(&self) -> Mode {
+        self.switch.mode()
+    }
+
     /// Returns when new connections are treated as asked; standing ones follow within a glance.
     pub fn set(&self, mode: Mode) {
         *self.switch.mode.lock().expect("no thread panics with it") = Some(mode);

@@ -1,20 +1,26 @@
 //! One trial of one scenario: its nodes, links and daemons, the hand that breaks them, and what must hold at the end.
 
 use crate::cgroup::{self, Groups};
-use crate::checker::{Event, Fault, Life, Record, worst_overlap};
+use crate::checker::{Event, Fault, Freeze, Life, Record, Violation, worst_overlap};
 use crate::clock::{Chance, boot_ns, ms, nanos};
 use crate::cluster::Node;
 use crate::daemon::{Daemon, Start};
+use crate::history;
+use crate::ledger::{self, Ledger};
 use crate::legacy::{self, Client, Legacy};
+use crate::naive::Naive;
 use crate::procs::{self, Proc};
 use crate::proxy::{Mode, Proxy};
+use crate::registers::Registers;
 use crate::step::{Step, check, failure};
 use crate::witness::Witness;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 pub const KEEPER: &str = "oracle";
@@ -24,6 +30,8 @@ pub const VALID: Duration = Duration::from_millis(1978);
 /// One extension period: a fault at a random moment of it meets every phase of a term.
 const PERIOD: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(2);
+/// A guard that thaws finds its deadline gone and kills at once; on a busy machine its turn takes a while to come.
+const GUARD_WAKES: Duration = Duration::from_millis(250);
 
 pub const fn secs(s: u64) -> Duration {
     Duration::from_secs(s)
@@ -55,8 +63,8 @@ pub struct Setup {
     pub disjoint: bool,
     pub deaf_stderr: bool,
     pub log_level: &'static str,
-    /// The textbook's daemon in the place of keeperd, for a control.
-    pub naive: bool,
+    /// A wrong daemon in the place of keeperd, for a control.
+    pub naive: Option<Naive>,
 }
 
 /// The least that is safe with ttl 2 s: ttl × 1.01 + 2 s.
@@ -79,7 +87,7 @@ impl Default for Setup {
             disjoint: false,
             deaf_stderr: false,
             log_level: "info",
-            naive: false,
+            naive: None,
         }
     }
 }
@@ -95,11 +103,16 @@ pub struct Trial {
     legacies: BTreeMap<String, Legacy>,
     generations: BTreeMap<String, u32>,
     pub witness: Witness,
+    /// What the nodes did, and what the children wrote; `None` where times are measured and nothing may disturb.
+    ledger: Option<Arc<Mutex<Ledger>>>,
+    registers: Option<Arc<Mutex<Registers>>>,
     nemesis: File,
     figures: Vec<String>,
     /// A control group for each host, where that can be.
     groups: Option<Groups>,
     leaves: BTreeSet<String>,
+    /// Processes of hosts that are frozen whole.
+    frozen: BTreeMap<String, Vec<i32>>,
     /// A lock may stand for the rest of its ttl after the stop: its holder could not release it.
     pub locks_may_linger: bool,
     /// A control: this trial passes if and only if the checker finds this.
@@ -107,7 +120,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    pub fn new(id: String, dir: &Path, chance: Chance) -> Step<Self> {
+    pub fn new(id: String, dir: &Path, chance: Chance, observed: bool) -> Step<Self> {
         let nemesis = OpenOptions::new().append(true).create(true).open(dir.join("nemesis.log"))?;
         Ok(Self {
             groups: Groups::of_trial(&id),
@@ -121,9 +134,12 @@ impl Trial {
             legacies: BTreeMap::new(),
             generations: BTreeMap::new(),
             witness: Witness::of(dir.join("probe.log")),
+            ledger: None,
+            registers: if observed { Some(Registers::open(dir)?) } else { None },
             nemesis,
             figures: Vec::new(),
             leaves: BTreeSet::new(),
+            frozen: BTreeMap::new(),
             locks_may_linger: false,
             must_be_flagged: None,
         })
@@ -149,16 +165,38 @@ impl Trial {
             self.nodes.push(Node::plan(name, &self.id, &self.dir)?);
         }
         std::fs::create_dir_all(self.locks_dir())?;
+        self.ledger = self.registers.as_ref().map(|_| Arc::new(Mutex::new(Ledger::new(setup.nodes))));
         self.setup = setup;
         Ok(())
     }
 
     pub fn start_nodes(&mut self) -> Step {
         for name in self.node_names() {
-            self.note(format!("start redis-{name}"));
-            self.node(name).start()?;
+            self.start_node(name)?;
         }
         Ok(())
+    }
+
+    /// Empty, and watched from the first command on: where there are links, nobody reaches it before.
+    pub fn start_node(&mut self, name: char) -> Step {
+        self.note(format!("start redis-{name}"));
+        let links: Vec<(&Proxy, Mode)> =
+            self.links.iter().filter(|((_, n), _)| *n == name).map(|(_, link)| (link, link.mode())).collect();
+        links.iter().for_each(|(link, _)| link.set(Mode::Refuse));
+        let node = self.nodes.iter_mut().find(|n| n.name == name).expect("a node of this trial");
+        node.start()?;
+        if let Some(ledger) = &self.ledger {
+            ledger::watch(name, node.port, ledger)?;
+            ledger.lock().expect("no thread panics with it").gaps |=
+                links.is_empty() && !self.daemons.is_empty();
+        }
+        links.iter().for_each(|(link, mode)| link.set(*mode));
+        Ok(())
+    }
+
+    pub fn restart_node_empty(&mut self, name: char) -> Step {
+        self.node(name).kill();
+        self.start_node(name)
     }
 
     pub fn start_all(&mut self) -> Step {
@@ -327,6 +365,51 @@ impl Trial {
         at
     }
 
+    /// Daemon, guards and children: all of the host's processes, as a machine that stands still.
+    pub fn freeze_host(&mut self, host: &str, excused: bool) -> Step {
+        let from = self.note(format!("freeze all of {host}"));
+        if excused {
+            self.witness.judge.freezes.push(Freeze { host: host.into(), from, until: u64::MAX });
+        }
+        let daemon = self.daemon(host)?.pid();
+        let mut frozen = vec![daemon];
+        kill(Pid::from_raw(daemon), Signal::SIGSTOP)?;
+        // A process that was forked meanwhile is found by the next look.
+        loop {
+            let new: Vec<i32> = procs::descendants(daemon)
+                .iter()
+                .map(|p| p.pid)
+                .filter(|pid| !frozen.contains(pid))
+                .collect();
+            if new.is_empty() {
+                break;
+            }
+            for pid in &new {
+                kill(Pid::from_raw(*pid), Signal::SIGSTOP).ok();
+            }
+            frozen.extend(new);
+        }
+        self.frozen.insert(host.into(), frozen);
+        Ok(())
+    }
+
+    /// The children first and the guards so much later: the worst order there is.
+    pub fn thaw_host(&mut self, host: &str, lead: Duration) {
+        let Some(frozen) = self.frozen.remove(host) else { return };
+        let guards = self.daemon(host).map(|d| procs::children_of(d.pid())).unwrap_or_default();
+        let (first, last): (Vec<i32>, Vec<i32>) =
+            frozen.iter().rev().partition(|pid| !guards.contains(pid) && Some(*pid) != frozen.first());
+        for (pids, pause) in [(first, lead), (last, Duration::ZERO)] {
+            for pid in pids {
+                kill(Pid::from_raw(pid), Signal::SIGCONT).ok();
+            }
+            self.pause(pause);
+        }
+        let until = self.note(format!("thaw all of {host}")) + nanos(GUARD_WAKES);
+        let open = |f: &&mut Freeze| f.host == host && f.until == u64::MAX;
+        self.witness.judge.freezes.iter_mut().filter(open).for_each(|f| f.until = until);
+    }
+
     pub fn lock_key() -> String {
         format!("redlock:{KEEPER}")
     }
@@ -438,6 +521,24 @@ impl Trial {
         }
     }
 
+    /// Whoever ticks next.
+    pub fn anybody(&mut self, within: Duration) -> Step<Life> {
+        let since = boot_ns();
+        loop {
+            self.witness.look()?;
+            let ticks = |r: &&Record| r.keeper == KEEPER && r.event == Event::Tick && r.at > since;
+            if let Some(r) = self.witness.records().iter().rev().take(5000).find(ticks) {
+                let instance = r.instance.clone();
+                return self.life(&instance);
+            }
+            check(
+                boot_ns() < since + nanos(within),
+                format!("nobody runs {KEEPER} {} later", ms(nanos(within))),
+            )?;
+            self.pause(GLANCE);
+        }
+    }
+
     // === The end ===
 
     /// Heals what is broken, stops everything politely and checks what must hold after every story.
@@ -456,6 +557,7 @@ impl Trial {
 
     fn heal(&mut self) {
         self.note("heal and stop");
+        self.setup.hosts.clone().into_iter().for_each(|host| self.thaw_host(host, Duration::ZERO));
         self.links.values().for_each(|l| l.set(Mode::Pass));
         self.nodes.iter_mut().for_each(Node::thaw);
         for daemon in self.daemons.values() {
@@ -551,17 +653,39 @@ impl Trial {
         }
     }
 
+    /// Everything that any of the witnesses objects to.
+    pub fn findings(&self) -> Vec<Violation> {
+        let judge = &self.witness.judge;
+        let mut found = self.witness.verdict();
+        if let Some(ledger) = self.ledger() {
+            found.extend(ledger.verdict(judge).0);
+        }
+        found.extend(history::verdict(judge).0);
+        if let Some(registers) = self.registers() {
+            found.extend(registers.verdict(judge));
+        }
+        found
+    }
+
+    pub fn ledger(&self) -> Option<MutexGuard<'_, Ledger>> {
+        self.ledger.as_ref().map(|l| l.lock().expect("no thread panics with it"))
+    }
+
+    pub fn registers(&self) -> Option<MutexGuard<'_, Registers>> {
+        self.registers.as_ref().map(|r| r.lock().expect("no thread panics with it"))
+    }
+
     fn flagged(&mut self, fault: &Fault) -> Step {
         self.witness.look()?;
-        let found = self.witness.verdict();
-        let overlap = worst_overlap(self.witness.records());
+        let found = self.findings();
+        let overlap = worst_overlap(&self.witness.judge.lives());
         self.figure(format!("flagged: {} findings, {} of overlap", found.len(), ms(overlap)));
         check(found.iter().any(|v| v.fault == *fault), format!("the checker did not see the {fault:?}"))
     }
 
     fn sound(&mut self) -> Step {
         self.witness.look()?;
-        let found = self.witness.verdict();
+        let found = self.findings();
         if let Some(first) = found.first() {
             std::fs::write(self.dir.join("centre"), first.at.to_string())?;
             let all: Vec<String> = found.iter().take(10).map(ToString::to_string).collect();

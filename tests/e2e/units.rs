@@ -6,9 +6,13 @@
 
 mod checker;
 mod clock;
+mod history;
+mod ledger;
 mod proxy;
+mod registers;
+mod step;
 
-use checker::{Fault, lives, parse_log, verdict, worst_overlap};
+use checker::{Fault, Freeze, Judge, Life, Record, Violation, parse_log, worst_overlap};
 use clock::boot_ns;
 use proxy::{Mode, Proxy};
 use std::io::{ErrorKind, Read, Write};
@@ -28,6 +32,20 @@ fn child(host: &str, pid: i32, token: u64, from: u64, to: u64, last: &str) -> St
     text + &format!("{} k {token} {host}:{pid} {pid} {last} {n}\n", to * MS)
 }
 
+fn judge(records: &[Record]) -> Judge {
+    let mut judge = Judge::default();
+    records.iter().for_each(|r| judge.observe(r));
+    judge
+}
+
+fn lives(records: &[Record]) -> Vec<Life> {
+    judge(records).lives()
+}
+
+fn verdict(records: &[Record]) -> Vec<Violation> {
+    judge(records).verdict()
+}
+
 fn faults(log: &str) -> Vec<Fault> {
     let (records, bad) = parse_log(log);
     bad.into_iter().chain(verdict(&records)).map(|v| v.fault).collect()
@@ -37,7 +55,7 @@ fn faults(log: &str) -> Vec<Fault> {
 fn a_clean_hand_over_passes() {
     let log = child("a", 1, 10, 0, 100, "stop") + &child("b", 2, 11, 101, 200, "tick");
     assert_eq!(faults(&log), []);
-    assert_eq!(worst_overlap(&parse_log(&log).0), 0);
+    assert_eq!(worst_overlap(&lives(&parse_log(&log).0)), 0);
 }
 
 #[test]
@@ -50,7 +68,7 @@ fn a_local_restart_keeps_its_token() {
 fn an_overlap_of_one_tick_is_flagged() {
     let log = child("a", 1, 10, 0, 100, "stop") + &child("b", 2, 11, 97, 200, "tick");
     assert_eq!(faults(&log), [Fault::Overlap]);
-    assert_eq!(worst_overlap(&parse_log(&log).0), 3 * MS);
+    assert_eq!(worst_overlap(&lives(&parse_log(&log).0)), 3 * MS);
 }
 
 #[test]
@@ -252,4 +270,145 @@ fn a_slow_link_is_slow() {
     let before = boot_ns();
     assert_eq!(ask(&mut c), Ok(b'x'));
     assert!(boot_ns() - before >= 60 * MS, "thirty there, thirty back");
+}
+
+fn of_log(log: &str) -> Judge {
+    judge(&parse_log(log).0)
+}
+
+#[test]
+fn only_what_a_frozen_host_does_is_excused() {
+    let zombie = child("a.1", 1, 10, 0, 100, "tick") + "900000000 k 10 a.1:1 1 tick 21\n";
+    let log = zombie + &child("b.1", 2, 11, 200, 300, "stop");
+    let excused = |host: &str, until: u64| {
+        let mut judge = of_log(&log);
+        judge.freezes.push(Freeze { host: host.into(), from: 90 * MS, until: until * MS });
+        (judge.verdict().len(), judge.excused_overlaps().len(), history::verdict(&judge).0.len())
+    };
+    assert_eq!(excused("a", 950), (0, 1, 0));
+    assert_eq!(excused("a", 890), (1, 0, 1), "it went on after the thaw");
+    assert_eq!(excused("c", 950), (1, 0, 1), "another host");
+}
+
+#[test]
+fn a_history_is_that_of_a_fenced_mutex_or_not() {
+    let sound = child("a", 1, 10, 0, 100, "tick")
+        + &child("a", 2, 10, 150, 200, "stop")
+        + &child("b", 3, 11, 201, 300, "stop");
+    let (found, operations) = history::verdict(&of_log(&sound));
+    assert!(found.is_empty() && operations == 4, "{found:?}, {operations}");
+    for (token, from) in [(9, 201), (10, 201), (11, 199)] {
+        let log = child("a", 1, 10, 0, 200, "stop") + &child("b", 3, token, from, 300, "stop");
+        // Token 10 again is, as far as this model goes, one term that goes on.
+        assert_eq!(history::verdict(&of_log(&log)).0.len(), usize::from(token != 10), "{log}");
+    }
+}
+
+/// Granted at 0 on all three nodes for 2 s, extended at 1 s on the first two.
+fn ledger(value: &str, token: u64) -> ledger::Ledger {
+    use ledger::{Deed, Ledger};
+    let mut ledger = Ledger::new(3);
+    for node in ['A', 'B', 'C'] {
+        ledger.saw(0, node, "k", Deed::Granted { value: value.into(), px_ms: 2000 });
+        ledger.saw(0, node, "k", Deed::Token { value: value.into(), token });
+    }
+    for node in ['A', 'B'] {
+        ledger.saw(1000 * MS, node, "k", Deed::Extended { px_ms: 2000 });
+    }
+    ledger
+}
+
+#[test]
+fn a_life_longer_than_what_a_quorum_granted_is_flagged() {
+    let ends = |until: u64| {
+        let (found, margins) = ledger("v", 10).verdict(&of_log(&child("a", 1, 10, 5, until, "tick")));
+        assert_eq!(margins.checked, 1);
+        found.into_iter().map(|v| v.fault).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(2977), []);
+    assert_eq!(ends(2979), [Fault::Validity], "the drift allowance is not the child's to use");
+    let (_, margins) = ledger("v", 11).verdict(&of_log(&child("a", 1, 10, 5, 9000, "tick")));
+    assert_eq!((margins.checked, margins.unknown), (0, 1), "another's grant says nothing");
+}
+
+#[test]
+fn a_minority_that_was_extended_prolongs_nothing() {
+    let mut ledger = ledger("v", 10);
+    ledger.saw(2000 * MS, 'A', "k", ledger::Deed::Extended { px_ms: 2000 });
+    let found = ledger.verdict(&of_log(&child("a", 1, 10, 5, 2979, "tick"))).0;
+    assert_eq!(found.first().map(|v| v.fault.clone()), Some(Fault::Validity));
+}
+
+#[test]
+fn a_release_before_the_last_sign_of_life_is_flagged() {
+    let released_at = |at: u64| {
+        let mut ledger = ledger("v", 10);
+        ledger.saw(at * MS, 'C', "k", ledger::Deed::Released { value: "v".into() });
+        ledger.saw(at * MS + 9 * MS, 'A', "k", ledger::Deed::Released { value: "v".into() });
+        ledger
+            .verdict(&of_log(&child("a", 1, 10, 5, 500, "stop")))
+            .0
+            .into_iter()
+            .map(|v| v.fault)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(released_at(501), []);
+    assert_eq!(released_at(499), [Fault::Release]);
+}
+
+#[test]
+fn monitor_lines_are_read_as_what_the_scripts_did() {
+    use ledger::{Deed, parse_deed};
+    let deed = |line: &str| parse_deed(line);
+    let k = |deed| Some(("k".to_owned(), deed));
+    let line = |rest: &str| format!("+1795499429.603171 [0 lua] {rest}");
+    assert_eq!(
+        deed(&line(r#""SET" "redlock:k" "v" "PX" "2000""#)),
+        k(Deed::Granted { value: "v".into(), px_ms: 2000 })
+    );
+    assert_eq!(deed(&line(r#""pexpire" "redlock:k" "1999""#)), k(Deed::Extended { px_ms: 1999 }));
+    let fence = r#""HSET" "keeperd:fence:{redlock:k}" "#;
+    assert_eq!(
+        deed(&line(&format!(r#"{fence}"t" "7" "o" "v" "l" "v""#))),
+        k(Deed::Token { value: "v".into(), token: 7 })
+    );
+    assert_eq!(deed(&line(&format!(r#"{fence}"x" "v""#))), k(Deed::Released { value: "v".into() }));
+    assert_eq!(deed(&line(r#""SET" "keeperd:lease:{redlock:k}" "v" "PX" "2000""#)), None);
+    assert_eq!(
+        deed(r#"+1795499429.6 [0 127.0.0.1:36680] "SET" "redlock:k" "v" "PX" "2000""#),
+        None,
+        "a person's hand"
+    );
+}
+
+#[test]
+fn registers_count_what_is_stale_and_the_fenced_one_refuses_it() {
+    let mut registers = registers::Registers::default();
+    let log = child("a", 1, 10, 0, 20, "tick")
+        + &child("b", 2, 11, 25, 40, "tick")
+        + "50000000 k 10 a:1 1 tick 9\n";
+    let records = parse_log(&log).0;
+    records.iter().for_each(|r| registers.write(r.at, r));
+    let said = |r: &registers::Registers| (r.writes, r.stale_count, r.rejected, r.accepted.len());
+    assert_eq!(said(&registers), (records.len() as u64, 1, 1, 2));
+    let judge = judge(&records);
+    assert_eq!(registers.verdict(&judge).into_iter().map(|v| v.fault).collect::<Vec<_>>(), [Fault::Stale]);
+}
+
+#[test]
+fn a_write_reaches_the_registers_and_none_waits_for_them() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let shared = registers::Registers::open(dir.path()).expect("a socket");
+    let writer = registers::Writer::beside(&dir.path().join("probe.log"));
+    let record = b"5000000 k 10 a:1 1 tick 0\n";
+    let held = shared.lock().expect("the lock"); // the reader cannot go on
+    let before = boot_ns();
+    (0..5000).for_each(|_| writer.write(record));
+    assert!(boot_ns() - before < 2000 * MS, "a full queue is no reason to wait");
+    drop(held);
+    let deadline = boot_ns() + 2000 * MS;
+    while shared.lock().expect("the lock").writes == 0 {
+        assert!(boot_ns() < deadline, "nothing arrived");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -1,7 +1,6 @@
 //! Follows the probes' log while a trial runs.
 
-use crate::checker::{Event, Life, Record, Violation, lives, parse_record};
-use crate::checker::{Fault, verdict};
+use crate::checker::{Event, Fault, Judge, Life, Record, Violation, parse_record};
 use crate::step::Step;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -14,11 +13,22 @@ pub struct Witness {
     unfinished: Vec<u8>,
     records: Vec<Record>,
     malformed: Vec<Violation>,
+    pub judge: Judge,
+    /// A long trial keeps only the youngest records.
+    pub keep_max: Option<usize>,
 }
 
 impl Witness {
     pub fn of(path: PathBuf) -> Self {
-        Self { path, read_to: 0, unfinished: Vec::new(), records: Vec::new(), malformed: Vec::new() }
+        Self {
+            path,
+            read_to: 0,
+            unfinished: Vec::new(),
+            records: Vec::new(),
+            malformed: Vec::new(),
+            judge: Judge::default(),
+            keep_max: None,
+        }
     }
 
     /// Reads what is new.
@@ -32,13 +42,19 @@ impl Witness {
         let complete: Vec<u8> = self.unfinished.drain(..=end).collect();
         for line in String::from_utf8_lossy(&complete).lines() {
             match parse_record(line) {
-                Some(record) => self.records.push(record),
+                Some(record) => {
+                    self.judge.observe(&record);
+                    self.records.push(record);
+                }
                 None => self.malformed.push(Violation {
                     fault: Fault::Malformed,
                     at: self.records.last().map_or(0, |r| r.at),
                     text: format!("not a record: {line:?}"),
                 }),
             }
+        }
+        if let Some(max) = self.keep_max.filter(|max| self.records.len() > 2 * max) {
+            self.records.drain(..self.records.len() - max);
         }
         Ok(())
     }
@@ -49,8 +65,7 @@ impl Witness {
 
     /// Children of a keeper in the order of their starts.
     pub fn lives(&self, keeper: &str) -> Vec<Life> {
-        let of_keeper: Vec<Record> = self.records.iter().filter(|r| r.keeper == keeper).cloned().collect();
-        lives(&of_keeper)
+        self.judge.lives_of(keeper)
     }
 
     pub fn starts(&self, keeper: &str) -> impl Iterator<Item = &Record> {
@@ -58,6 +73,6 @@ impl Witness {
     }
 
     pub fn verdict(&self) -> Vec<Violation> {
-        self.malformed.iter().cloned().chain(verdict(&self.records)).collect()
+        self.malformed.iter().cloned().chain(self.judge.verdict()).collect()
     }
 }

@@ -5,9 +5,12 @@
 
 use super::{Scenario, scenario};
 use crate::checker::{Fault, Life};
+use crate::naive::Naive;
+use crate::proxy::Mode;
 use crate::step::Step;
-use crate::trial::{Setup, TTL, Trial, secs};
-use nix::sys::signal::Signal;
+use crate::trial::{KEEPER, Setup, TTL, Trial, millis, secs};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 pub const ALL: &[Scenario] = &[
     scenario(
@@ -19,12 +22,27 @@ pub const ALL: &[Scenario] = &[
     scenario("control_naive_sigkill", "it is killed: MUST be flagged", sigkill),
     scenario("control_naive_nodes_empty", "all its nodes restart empty: MUST be flagged", nodes_empty),
     scenario("control_naive_grandchild", "its child has a setsid grandchild: MUST be flagged", grandchild),
+    scenario(
+        "control_naive_from_reply",
+        "a daemon that counts its lease from the answer, and kills on time, on slow links: MUST be flagged",
+        from_reply,
+    ),
+    scenario(
+        "control_no_guard",
+        "keeperd frozen together with its guard, while the child runs on: MUST be flagged",
+        no_guard,
+    ),
+    scenario(
+        "control_plain_register",
+        "a host frozen whole: the register without a fence takes a stale write: MUST be flagged",
+        plain_register,
+    ),
     scenario("control_naive_token", "each host counts its terms for itself: MUST be flagged", token),
 ];
 
 fn naive(t: &mut Trial, fault: Fault, child: &[&'static str]) -> Step<Life> {
     t.must_be_flagged = Some(fault);
-    t.begin(Setup { naive: true, child: child.to_vec(), ..Setup::default() })
+    t.begin(Setup { naive: Some(Naive::Careless), child: child.to_vec(), ..Setup::default() })
 }
 
 /// Two holders, for as long as it takes to be seen.
@@ -61,7 +79,7 @@ fn nodes_empty(t: &mut Trial) -> Step {
     t.pause(std::time::Duration::from_nanos(moment.saturating_sub(crate::clock::boot_ns())));
     for name in t.node_names() {
         t.note(format!("restart redis-{name} empty"));
-        t.node(name).restart_empty()?;
+        t.restart_node_empty(name)?;
     }
     let_it_happen(t, &first)
 }
@@ -82,4 +100,43 @@ fn token(t: &mut Trial) -> Step {
     let first = naive(t, Fault::Token, &[])?;
     t.signal(&Trial::holder_of(&first), Signal::SIGKILL)?;
     let_it_happen(t, &first)
+}
+
+/// Answers take a while, so the daemon's idea of its lease is later than the nodes'. Then its links are cut.
+fn from_reply(t: &mut Trial) -> Step {
+    t.must_be_flagged = Some(Fault::Overlap);
+    let first = t.begin(Setup { naive: Some(Naive::FromReply), proxied: true, ..Setup::default() })?;
+    let host = Trial::holder_of(&first);
+    t.set_links(&host, Mode::Delay(millis(150)));
+    t.pause(secs(3));
+    t.random_moment();
+    let at = t.set_links(&host, Mode::Refuse);
+    t.successor(&first, at, 2 * TTL)?;
+    t.pause(secs(1));
+    Ok(())
+}
+
+/// What the guard is for.
+fn no_guard(t: &mut Trial) -> Step {
+    t.must_be_flagged = Some(Fault::Overlap);
+    let first = t.begin(Setup::default())?;
+    let host = Trial::holder_of(&first);
+    let guard = t.daemon(&host)?.guard(KEEPER)?;
+    t.random_moment();
+    t.signal(&host, Signal::SIGSTOP)?;
+    kill(Pid::from_raw(guard.pid), Signal::SIGSTOP)?;
+    let_it_happen(t, &first)
+}
+
+/// What the fencing token is for.
+fn plain_register(t: &mut Trial) -> Step {
+    t.must_be_flagged = Some(Fault::Stale);
+    let first = t.begin(Setup::default())?;
+    let host = Trial::holder_of(&first);
+    t.random_moment();
+    t.freeze_host(&host, false)?;
+    let_it_happen(t, &first)?;
+    t.thaw_host(&host, millis(30));
+    t.pause(millis(500));
+    Ok(())
 }

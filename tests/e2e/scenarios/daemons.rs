@@ -24,6 +24,11 @@ pub const ALL: &[Scenario] = &[
         sigstop,
     ),
     scenario(
+        "host_frozen",
+        "daemon, guard and child frozen together past the lease: two may live for a moment, and the fence holds",
+        host_frozen,
+    ),
+    scenario(
         "stubborn_sigterm",
         "a child that ignores SIGTERM is killed after stop_timeout; daemon stopped",
         stubborn_sigterm,
@@ -158,4 +163,25 @@ fn second_sigterm(t: &mut Trial) -> Step {
     check(took < 500_000_000, "the second signal did not kill at once")?;
     t.successor(&old, at, secs(2))?;
     Ok(())
+}
+
+/// No lease can exclude it: the child may wake before anybody can kill it. A register that checks tokens refuses what it writes.
+fn host_frozen(t: &mut Trial) -> Step {
+    let old = t.begin(Setup { child: vec!["--grandchild"], ..Setup::default() })?;
+    let host = Trial::holder_of(&old);
+    t.random_moment();
+    let at = crate::clock::boot_ns();
+    t.freeze_host(&host, true)?;
+    let new = t.successor(&old, at, TTL + secs(1))?;
+    t.figure(format!("next child after {}", ms(new.start - at)));
+    t.runs_on(&new, TTL)?;
+    t.thaw_host(&host, millis(30));
+    t.runs_on(&new, secs(2))?;
+    let refused = t.registers().map_or(0, |r| r.rejected);
+    let overlaps = t.witness.judge.excused_overlaps();
+    t.figure(format!("{} overlaps as expected, {refused} writes refused by the fence", overlaps.len()));
+    check(
+        refused > 0 && !overlaps.is_empty(),
+        "the old child woke and wrote nothing: this trial showed nothing",
+    )
 }

@@ -21,7 +21,29 @@ pub const ALL: &[Scenario] = &[
     }),
     scenario("short_cut", "the holder is cut off for a tenth of the ttl: nothing happens", short_cut),
     scenario("one_link_down", "the holder loses one node, each in turn: nothing happens", one_link_down),
-    scenario("slow_link", "one node answers later than node_timeout: nothing happens", slow_link),
+    scenario("slow_link", "one node answers just later than node_timeout, to all: nothing happens", |t| {
+        slow_node(t, TOO_SLOW)
+    }),
+    scenario(
+        "slow_link_in_time",
+        "one node answers just within node_timeout, to all: nothing happens",
+        |t| slow_node(t, SLOW),
+    ),
+    scenario(
+        "slow_holder",
+        "all nodes answer the holder just within node_timeout: nothing happens",
+        slow_holder,
+    ),
+    scenario(
+        "too_slow_holder",
+        "all nodes answer the holder just later than node_timeout: the other runs",
+        |t| cut_holder(t, TOO_SLOW),
+    ),
+    scenario(
+        "cut_each_link",
+        "every link of both hosts broken in a way of its own, by seed, again and again: never two, then one",
+        cut_each_link,
+    ),
 ];
 
 fn proxied() -> Setup {
@@ -69,11 +91,47 @@ fn one_link_down(t: &mut Trial) -> Step {
     Ok(())
 }
 
-fn slow_link(t: &mut Trial) -> Step {
+/// Each way: 90 and 110 ms there and back, where node_timeout is 100 ms.
+const SLOW: Mode = Mode::Delay(millis(45));
+const TOO_SLOW: Mode = Mode::Delay(millis(55));
+
+fn slow_node(t: &mut Trial, mode: Mode) -> Step {
     let child = t.begin(proxied())?;
     let node = t.random_node();
     for host in ["a", "b"] {
-        t.set_link(host, node, Mode::Delay(millis(80)));
+        t.set_link(host, node, mode);
     }
     t.runs_on(&child, 3 * TTL)
+}
+
+fn slow_holder(t: &mut Trial) -> Step {
+    let child = t.begin(proxied())?;
+    t.random_moment();
+    t.set_links(&Trial::holder_of(&child), SLOW);
+    t.runs_on(&child, 3 * TTL)
+}
+
+fn cut_each_link(t: &mut Trial) -> Step {
+    const WAYS: [Mode; 7] =
+        [Mode::Pass, Mode::BlackHole, Mode::Refuse, Mode::RepliesHeld, Mode::RequestsHeld, SLOW, TOO_SLOW];
+    t.begin(proxied())?;
+    for _ in 0..3 {
+        t.random_moment();
+        for host in ["a", "b"] {
+            for node in t.node_names() {
+                let way = usize::try_from(t.chance.below(7)).unwrap_or(0);
+                t.set_link(host, node, WAYS[way]);
+            }
+        }
+        let span = t.chance.span_below(TTL * 3 / 2);
+        t.pause(span);
+        for host in ["a", "b"] {
+            t.set_links(host, Mode::Pass);
+        }
+        // A lease that the cut has brought to its end is given the time to end.
+        t.pause(TTL);
+        let child = t.anybody(secs(2))?;
+        t.runs_on(&child, millis(500))?;
+    }
+    Ok(())
 }

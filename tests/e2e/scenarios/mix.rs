@@ -62,7 +62,7 @@ fn one_fault(t: &mut Trial, host: &'static str) -> Step {
         }
         _ => {
             t.note(format!("restart redis-{node} empty"));
-            t.node(node).restart_empty()
+            t.restart_node_empty(node)
         }
     }
 }

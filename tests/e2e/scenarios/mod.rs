@@ -17,6 +17,7 @@ mod keys;
 mod links;
 mod local;
 mod mix;
+mod nemesis;
 mod nodes;
 mod steady;
 
@@ -48,6 +49,7 @@ pub fn longer() -> Duration {
 
 pub fn all() -> Vec<Scenario> {
     let groups = [
+        nemesis::ALL,
         steady::ALL,
         daemons::ALL,
         guards::ALL,

@@ -1,8 +1,11 @@
 //! Faults of the Redis nodes.
 
 use super::{Scenario, scenario};
+use crate::checker::Life;
+use crate::clock::{boot_ns, nanos};
+use crate::cluster::Node;
 use crate::step::Step;
-use crate::trial::{QUARANTINE, Setup, TTL, Trial, WITH_QUARANTINE, secs};
+use crate::trial::{QUARANTINE, Setup, TTL, Trial, WITH_QUARANTINE, millis, secs};
 
 pub const ALL: &[Scenario] = &[
     scenario("node_frozen", "one node frozen for 3 × ttl, and back: nothing happens", node_frozen),
@@ -19,6 +22,12 @@ pub const ALL: &[Scenario] = &[
         nodes_frozen,
     ),
     scenario("nodes_empty", "all nodes restarted empty: nobody starts beside the old tree", nodes_empty),
+    scenario(
+        "clock_step",
+        "one node's wall clock steps forward and back, by seed: nothing happens",
+        clock_step,
+    ),
+    scenario("clock_strobe", "one node's wall clock jumps to and fro: nothing happens", clock_strobe),
     scenario(
         "deciding_vote",
         "held on two nodes, one of them restarts empty as the third comes back",
@@ -62,7 +71,7 @@ fn node_empty(t: &mut Trial) -> Step {
     let name = t.random_node();
     t.random_moment();
     t.note(format!("restart redis-{name} empty"));
-    t.node(name).restart_empty()?;
+    t.restart_node_empty(name)?;
     t.runs_on(&child, 3 * TTL)
 }
 
@@ -72,7 +81,7 @@ fn nodes_rolling(t: &mut Trial) -> Step {
     t.random_moment();
     for name in t.node_names() {
         t.note(format!("restart redis-{name} empty"));
-        t.node(name).restart_empty()?;
+        t.restart_node_empty(name)?;
         t.runs_on(&child, TTL * 4 / 10)?;
     }
     t.runs_on(&child, 2 * TTL)
@@ -103,7 +112,7 @@ fn nodes_empty(t: &mut Trial) -> Step {
         t.node(name).kill();
     }
     for name in t.node_names() {
-        t.node(name).start()?;
+        t.start_node(name)?;
     }
     let child = t.somebody_runs(at, QUARANTINE + secs(3))?;
     t.runs_on(&child, secs(2))
@@ -131,8 +140,8 @@ fn deciding_vote_frozen_holder(t: &mut Trial) -> Step {
 /// would grant it to anybody.
 fn lose_the_deciding_vote(t: &mut Trial, first: impl FnOnce(&mut Trial, &str) -> Step) -> Step<u64> {
     t.prepare(quarantined())?;
-    t.node('A').start()?;
-    t.node('B').start()?;
+    t.start_node('A')?;
+    t.start_node('B')?;
     t.note("redis-A and redis-B are up, redis-C is not");
     t.start_all()?;
     let old = t.first_child()?;
@@ -140,7 +149,54 @@ fn lose_the_deciding_vote(t: &mut Trial, first: impl FnOnce(&mut Trial, &str) ->
     t.random_moment();
     first(t, &Trial::holder_of(&old))?;
     let at = t.note("restart redis-B empty, start redis-C");
-    t.node('B').restart_empty()?;
-    t.node('C').start()?;
+    t.restart_node_empty('B')?;
+    t.start_node('C')?;
     Ok(at)
+}
+
+fn with_clocks(t: &mut Trial) -> Step<Life> {
+    t.prepare(quarantined())?;
+    t.nodes.iter_mut().try_for_each(Node::give_clock)?;
+    t.start_nodes()?;
+    t.start_all()?;
+    let child = t.first_child()?;
+    t.runs_on(&child, secs(1))?;
+    Ok(child)
+}
+
+fn set_clock(t: &mut Trial, name: char, ahead_ms: i64) -> Step {
+    t.note(format!("clock of redis-{name}: {ahead_ms:+} ms"));
+    t.node(name).clock.as_ref().map_or(Ok(()), |clock| clock.set(ahead_ms))
+}
+
+/// Jepsen's bumps: exponential, both ways; then back. Forward, the node forgets the lock; back, it keeps it too long.
+fn clock_step(t: &mut Trial) -> Step {
+    let child = with_clocks(t)?;
+    for sign in [1, -1] {
+        let name = t.random_node();
+        let size = sign * (100 << t.chance.below(12));
+        t.random_moment();
+        set_clock(t, name, size)?;
+        t.runs_on(&child, 3 * TTL / 2)?;
+        set_clock(t, name, 0)?;
+        t.runs_on(&child, 3 * TTL / 2)?;
+        t.figure(format!("{size:+} ms"));
+    }
+    Ok(())
+}
+
+fn clock_strobe(t: &mut Trial) -> Step {
+    let child = with_clocks(t)?;
+    let name = t.random_node();
+    let size = 4 << t.chance.below(15);
+    let period = millis(1 + t.chance.below(300));
+    let end = boot_ns() + nanos(2 * TTL);
+    while boot_ns() < end {
+        set_clock(t, name, size)?;
+        t.pause(period);
+        set_clock(t, name, 0)?;
+        t.pause(period);
+    }
+    t.figure(format!("{size} ms every {period:?}"));
+    t.runs_on(&child, 2 * TTL)
 }
