@@ -1,14 +1,16 @@
 //! From a keeper's configuration to what the guard is told to run: names become numbers, the environment is put together.
 
 use crate::config::{Isolation, ProcessConfig};
+use crate::core::lease::FencingToken;
 use crate::guard::{ChildSpec, Limit};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Group, Uid, User, getgrouplist};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
+use std::time::Duration;
 
 /// Variables that are keeperd's own and would mislead a child (DESIGN.md 2.3).
-const OURS: [&str; 11] = [
+const OURS: [&str; 14] = [
     "NOTIFY_SOCKET",
     "CREDENTIALS_DIRECTORY",
     "KEEPERD_REDIS_PASSWORD",
@@ -21,6 +23,9 @@ const OURS: [&str; 11] = [
     "KEEPERD_LOCK_KEY",
     "KEEPERD_FENCING_TOKEN",
     "KEEPERD_TTL_MS",
+    "KEEPERD_REASON",
+    "KEEPERD_EXIT_CODE",
+    "KEEPERD_EXIT_SIGNAL",
 ];
 const OURS_PREFIXES: [&str; 2] = ["LISTEN_", "WATCHDOG_"];
 /// Where commands are looked up when nothing says so.
@@ -90,6 +95,21 @@ pub fn prepare(
         pid_namespace: process.isolate == Isolation::Pid,
         stop_signal: process.stop_signal as i32,
     })
+}
+
+/// What the child of a term, and its hooks, are told (DESIGN.md 2.3).
+pub fn term_variables(
+    keeper: &str,
+    lock_key: &str,
+    token: FencingToken,
+    ttl: Duration,
+) -> [(OsString, OsString); 4] {
+    [
+        ("KEEPERD_KEEPER".into(), keeper.into()),
+        ("KEEPERD_LOCK_KEY".into(), lock_key.into()),
+        ("KEEPERD_FENCING_TOKEN".into(), token.to_string().into()),
+        ("KEEPERD_TTL_MS".into(), ttl.as_millis().to_string().into()),
+    ]
 }
 
 /// Raises this process's limit of open files, and returns what it was: a keeper costs half a dozen.

@@ -8,6 +8,7 @@ use crate::core::election::{Election, Retry, Settings};
 use crate::core::event::Command;
 use crate::core::rng::Seed;
 use crate::guard::{ChildSpec, LastResort};
+use crate::hooks::Caller;
 use crate::keeper::{self, Keeper, Shared};
 use crate::lock::local::Local;
 use crate::lock::redis::{self, Nodes};
@@ -40,6 +41,8 @@ pub struct Start {
     /// One per keeper; an error keeps that keeper away from this host.
     pub children: Vec<Result<ChildSpec, String>>,
     /// One per keeper.
+    pub hooks: Vec<Caller>,
+    /// One per keeper.
     pub outlets: Vec<Arc<Outlet>>,
     pub board: Arc<Board>,
     pub pipes: mpsc::Sender<Pipe>,
@@ -57,6 +60,14 @@ pub fn prepare_children(config: &Config) -> Vec<Result<ChildSpec, String>> {
     config.keepers.iter().map(prepare).collect()
 }
 
+/// The key that a keeper's hosts compete for.
+pub fn lock_key(config: &Config, keeper: &KeeperConfig) -> String {
+    match &config.lock {
+        LockConfig::Redis(redis) => format!("{}{}", redis.key_prefix, keeper.lock),
+        LockConfig::Local(_) => keeper.lock.clone(),
+    }
+}
+
 /// Runs until every keeper has stopped.
 ///
 /// # Errors
@@ -68,7 +79,8 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 async fn hold_leases(start: Start) -> io::Result<()> {
-    let Start { config, children, outlets, board, pipes, mut commands, last_resort, cgroup, seed } = start;
+    let Start { config, children, hooks, outlets, board, pipes, mut commands, last_resort, cgroup, seed } =
+        start;
     let cancel = CancellationToken::new();
     let engine = start_engine(&config, &cancel)?;
     let shared = Rc::new(Shared {
@@ -83,11 +95,13 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     });
     let keepers = TaskTracker::new();
     let mut handles = Vec::new();
-    for (place, ((settings, child), outlet)) in config.keepers.iter().zip(children).zip(outlets).enumerate() {
+    let given =
+        children.into_iter().zip(outlets).zip(hooks).map(|((child, outlet), hooks)| (child, outlet, hooks));
+    for (place, (settings, given)) in config.keepers.iter().zip(given).enumerate() {
         let (handle, inbox) = mpsc::channel(COMMANDS);
         handles.push(handle);
         let seed = Seed(seed.wrapping_add(spread(place)));
-        let keeper = enlist(&config, settings, (child, outlet), place, seed, inbox, &shared);
+        let keeper = enlist(&config, settings, given, place, seed, inbox, &shared);
         keepers.spawn_local(keeper::run(keeper));
     }
     keepers.close();
@@ -166,23 +180,23 @@ fn start_engine(config: &Config, cancel: &CancellationToken) -> io::Result<Engin
 fn enlist(
     config: &Config,
     settings: &KeeperConfig,
-    (child, outlet): (Result<ChildSpec, String>, Arc<Outlet>),
+    (child, outlet, hooks): (Result<ChildSpec, String>, Arc<Outlet>, Caller),
     place: usize,
     seed: Seed,
     commands: mpsc::Receiver<Command>,
     shared: &Rc<Shared>,
 ) -> Keeper {
-    let (prefix, retry) = match &config.lock {
+    let retry = match &config.lock {
         LockConfig::Redis(redis) => {
             let count = match redis.retry_count {
                 RetryCount::Forever => None,
                 RetryCount::Times(times) => Some(times),
             };
-            (redis.key_prefix.as_str(), Retry { count, delay: redis.retry_delay })
+            Retry { count, delay: redis.retry_delay }
         }
-        LockConfig::Local(_) => ("", Retry { count: None, delay: RETRY_DELAY_LOCAL }),
+        LockConfig::Local(_) => Retry { count: None, delay: RETRY_DELAY_LOCAL },
     };
-    let lock_key = format!("{prefix}{}", settings.lock);
+    let lock_key = lock_key(config, settings);
     let (sender, inbox) = mpsc::channel(INBOX);
     let claim = Claim {
         key: lock_key.clone(),
@@ -207,6 +221,7 @@ fn enlist(
         lock_key,
         child,
         outlet,
+        hooks,
         election,
         inbox,
         commands,

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::core::event::Command;
 use crate::core_thread::{self, Start};
 use crate::guard::{LastResort, cgroup};
+use crate::hooks::{self, Runner, Runners};
 use crate::keeper::first_view;
 use crate::observe::board::Board;
 use crate::observe::http::{self, Api, Bound};
@@ -27,6 +28,8 @@ const SIGNALS: usize = 16;
 const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
 /// While another daemon has the control socket.
 const CONTROL_AGAIN: Duration = Duration::from_secs(1);
+/// For hooks that still run when all keepers have stopped.
+const HOOKS_MAX: Duration = Duration::from_secs(2);
 /// For the last lines of children and log.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
@@ -60,9 +63,16 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     let (pipes, new_pipes) = mpsc::channel(PIPES);
     let mut seed = [0; 16];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    let children = core_thread::prepare_children(&config);
+    let hooks = config.keepers.iter().zip(&children).map(|(keeper, child)| {
+        let lock_key = core_thread::lock_key(&config, keeper);
+        hooks::pair(&keeper.name, &keeper.hooks, child, lock_key, keeper.timing.ttl())
+    });
+    let (callers, runners): (Vec<_>, Vec<_>) = hooks.unzip();
     let start = Start {
+        hooks: callers,
         outlets: config.keepers.iter().map(|keeper| Outlet::new(&keeper.name)).collect(),
-        children: core_thread::prepare_children(&config),
+        children,
         config,
         board: Arc::clone(&board),
         pipes,
@@ -76,7 +86,8 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
         // The receiver is gone only when the edge has failed.
         let _ = ended.send(core_thread::run(start));
     })?;
-    let edge = Edge { host, socket, board, commands, new_pipes, log: log.clone(), format, end };
+    let hooks = runners.into_iter().flatten().collect();
+    let edge = Edge { hooks, host, socket, board, commands, new_pipes, log: log.clone(), format, end };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(edge.run());
     if core.join().is_err() {
@@ -88,6 +99,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
 }
 
 struct Edge {
+    hooks: Vec<Runner>,
     host: Arc<str>,
     socket: PathBuf,
     board: Arc<Board>,
@@ -100,9 +112,10 @@ struct Edge {
 
 impl Edge {
     async fn run(self) -> io::Result<()> {
-        let Edge { host, socket, board, commands, new_pipes, log, format, mut end } = self;
+        let Edge { hooks, host, socket, board, commands, new_pipes, log, format, mut end } = self;
         let mut signals = watch_signals()?;
         let streams = tokio::spawn(read_output(new_pipes, log.clone(), format));
+        let hooks = Runners::start(hooks);
         let control = Control { socket, api: Api { board: Arc::clone(&board), host: Arc::clone(&host) } };
         let mut serving = Serving::default();
         control.try_open(&mut serving).await;
@@ -137,6 +150,7 @@ impl Edge {
                 }
             }
         };
+        hooks.finish(HOOKS_MAX).await;
         // The children's pipes end with their guards; what is buffered is still to be shown.
         let _ = tokio::time::timeout(LAST_WORDS, streams).await;
         if serving == Serving::Ours {

@@ -1,5 +1,6 @@
 //! The shell of one keeper: carries out what its [`Election`] wants, and tells it what happened. No decision is made here.
 
+use crate::child::term_variables;
 use crate::clock;
 use crate::core::election::{Action, Election, GuardReport};
 use crate::core::event::{Command, Event};
@@ -8,6 +9,7 @@ use crate::core::request::FromNode;
 use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
 use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn};
+use crate::hooks::Caller;
 use crate::lock::{Ask, Engine, KeeperId};
 use crate::observe::board::{Board, HolderView, KeeperView, LastChange};
 use crate::observe::events;
@@ -86,6 +88,7 @@ pub struct Keeper {
     /// The child but for its token; or why there cannot be one here.
     pub child: Result<ChildSpec, String>,
     pub outlet: Arc<Outlet>,
+    pub hooks: Caller,
     pub election: Election,
     pub inbox: mpsc::Receiver<FromNode>,
     pub commands: mpsc::Receiver<Command>,
@@ -237,13 +240,8 @@ impl Shell {
         let keeper = &self.keeper;
         let shared = &keeper.shared;
         let mut spec = keeper.child.clone()?;
-        let ttl_ms = keeper.election.timing().ttl().as_millis();
-        spec.env_over.extend([
-            ("KEEPERD_KEEPER".into(), keeper.name.to_string().into()),
-            ("KEEPERD_LOCK_KEY".into(), keeper.lock_key.clone().into()),
-            ("KEEPERD_FENCING_TOKEN".into(), token.to_string().into()),
-            ("KEEPERD_TTL_MS".into(), ttl_ms.to_string().into()),
-        ]);
+        let ttl = keeper.election.timing().ttl();
+        spec.env_over.extend(term_variables(&keeper.name, &keeper.lock_key, token, ttl));
         let lock = shared.engine.descriptor(keeper.id).transpose().map_err(|error| error.to_string())?;
         let releaser = shared.engine.releaser(&keeper.lock_key, value);
         let stop_timeout = keeper.election.timing().stop_timeout();
@@ -411,6 +409,7 @@ impl Shell {
 
     fn note(&mut self, event: &Event) {
         events::log(&self.keeper.name, &self.keeper.shared.nodes, event);
+        self.keeper.hooks.note(event);
         let at = clock::wall();
         if let Event::RoleChanged { reason, .. } = event {
             self.view.last_change = Some(LastChange { at, reason: events::say_reason(reason) });

@@ -30,9 +30,9 @@
 //!   `lock::local` is flock on one host. Both answer in the words of `core::request`.
 //! * `guard`: the process that ends a child in time. `guard::process` is its loop, `spawn` the way from fork to exec, `tree` and
 //!   `cgroup` find and kill everything, `sys` has the only unsafe code, `daemon` is the other end of its socket.
-//! * `errand`: a short command of the daemon itself, run by a guard of its own.
 //! * `keeper`: the shell of one election. `core_thread` and `daemon`: the two threads. `child`, `env_file`, `output`: what a child is given, and
 //!   what it writes. `clock`: the only place that reads clocks.
+//! * `errand`, `hooks`: short commands of the daemon's own, under guards of their own; those that go with a term.
 //! * `config`: from TOML to values that cannot be wrong; all mistakes at once, each with its place.
 //! * `observe`: log lines, status, control socket, made of the core's events and of nothing else. `systemd`: sd_notify.
 //! * `cli`, `ops`: the command line and the commands that are not the daemon.
@@ -74,6 +74,7 @@ pub mod daemon;
 pub mod env_file;
 pub mod errand;
 pub mod guard;
+pub mod hooks;
 pub mod keeper;
 pub mod lock;
 pub mod observe;

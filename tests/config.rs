@@ -134,6 +134,12 @@ fn a_wrong_value_is_told_with_what_would_be_right() {
         ),
         ("env_file = [\"a\"]", "t.toml:6:12: env_file must be a string, not an array"),
         ("env_file = \"-\"", "t.toml:6:12: env_file names no file after its \"-\""),
+        (
+            "on_lost = \"echo\"",
+            "t.toml:6:11: on_lost must be an array with the program and its arguments; for a shell line write [\"sh\", \"-c\", \"...\"], not a string",
+        ),
+        ("on_acquired = []", "t.toml:6:15: on_acquired is empty; write the program and its arguments"),
+        ("hook_timeout = \"0s\"", "t.toml:6:16: hook_timeout must be longer than 0s"),
         ("isolate = \"net\"", "t.toml:6:11: isolate must be \"none\" or \"pid\", not \"net\""),
         ("env = { \"A=B\" = \"\" }", "t.toml:6:9: env.A=B cannot be the name of a variable"),
         ("groups = \"g\"", "t.toml:6:10: groups must be an array of group names, not a string"),

@@ -3,7 +3,7 @@
 use super::decode::Field;
 use super::report::{Place, Report, Source};
 use super::schema::RawKeeper;
-use super::{KeeperConfig, ProcessConfig, TTL_DEFAULT};
+use super::{HOOK_TIMEOUT_DEFAULT, HooksConfig, KeeperConfig, ProcessConfig, TTL_DEFAULT};
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::timing::Timing;
 use nix::sys::signal::Signal;
@@ -60,6 +60,7 @@ pub fn resolve(
         name: raw.name.clone().value()?,
         lock: lock.value()?,
         timing: timing?,
+        hooks: hooks(&raw),
         process: process(raw)?,
         restart: restart?,
     })
@@ -94,6 +95,9 @@ impl RawKeeper {
             give_up_after: self.give_up_after.or(below.give_up_after.clone()),
             give_up_window: self.give_up_window.or(below.give_up_window.clone()),
             cooldown: self.cooldown.or(below.cooldown.clone()),
+            on_acquired: self.on_acquired.or(below.on_acquired.clone()),
+            on_lost: self.on_lost.or(below.on_lost.clone()),
+            hook_timeout: self.hook_timeout.or(below.hook_timeout.clone()),
         }
     }
 }
@@ -139,6 +143,14 @@ fn process(raw: RawKeeper) -> Option<ProcessConfig> {
         isolate: raw.isolate.value().unwrap_or_default(),
         stop_signal: raw.stop_signal.value().unwrap_or(Signal::SIGTERM),
     })
+}
+
+fn hooks(raw: &RawKeeper) -> HooksConfig {
+    HooksConfig {
+        on_acquired: raw.on_acquired.clone().value(),
+        on_lost: raw.on_lost.clone().value(),
+        timeout: raw.hook_timeout.clone().value().unwrap_or(HOOK_TIMEOUT_DEFAULT),
+    }
 }
 
 fn restart(raw: &RawKeeper, report: &mut Report) -> Option<RestartRules> {

@@ -34,6 +34,8 @@ use std::time::Duration;
 pub const KEEPERS_MAX: usize = 5_000;
 /// More nodes than this only make every round slower.
 pub const NODES_MAX: usize = 9;
+/// How long a hook may take when nobody says.
+pub const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// The lease when nobody names one.
 pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
 
@@ -93,6 +95,7 @@ pub struct KeeperConfig {
     pub timing: Timing,
     pub process: ProcessConfig,
     pub restart: RestartRules,
+    pub hooks: HooksConfig,
 }
 
 /// What the guard does between fork and exec. Users, groups and the program are resolved there, not here.
@@ -136,6 +139,16 @@ impl fmt::Debug for ProcessConfig {
             .field("stop_signal", &self.stop_signal)
             .finish()
     }
+}
+
+/// Commands beside a term.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HooksConfig {
+    /// Never an empty array, as `command`.
+    pub on_acquired: Option<Vec<String>>,
+    pub on_lost: Option<Vec<String>>,
+    /// For each run of either.
+    pub timeout: Duration,
 }
 
 /// What separates the child from the host.

@@ -34,8 +34,7 @@ static LOCK: Shape = Shape {
     not_built: &["username", "password_file", "tls"],
 };
 static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"], not_built: &[] };
-const KEEPER_NOT_BUILT: &[&str] =
-    &["health", "ready", "on_acquired", "on_lost", "hooks", "output", "priority", "hold"];
+const KEEPER_NOT_BUILT: &[&str] = &["health", "ready", "output", "priority", "hold"];
 macro_rules! keeper_keys {
     ($($own:literal),*) => {
         &[
@@ -62,6 +61,9 @@ macro_rules! keeper_keys {
             "give_up_after",
             "give_up_window",
             "cooldown",
+            "on_acquired",
+            "on_lost",
+            "hook_timeout",
         ]
     };
 }
@@ -153,6 +155,9 @@ pub struct RawKeeper {
     pub give_up_after: Field<u32>,
     pub give_up_window: Field<Duration>,
     pub cooldown: Field<Duration>,
+    pub on_acquired: Field<Vec<String>>,
+    pub on_lost: Field<Vec<String>>,
+    pub hook_timeout: Field<Duration>,
 }
 
 /// The main file.
@@ -267,6 +272,9 @@ fn keeper_settings(table: &Table<'_>, report: &mut Report) -> RawKeeper {
             .field("give_up_after", report, |item, report| number(item, 1, u32::MAX.into(), report)),
         give_up_window: table.field("give_up_window", report, positive),
         cooldown: table.field("cooldown", report, Item::duration),
+        on_acquired: table.field("on_acquired", report, command),
+        on_lost: table.field("on_lost", report, command),
+        hook_timeout: table.field("hook_timeout", report, positive),
     }
 }
 

@@ -52,7 +52,7 @@ impl EndReason {
     }
 
     /// What a change of role means for the child; `None` when it is not why a child ends.
-    fn of(reason: &Reason) -> Option<EndReason> {
+    pub fn of(reason: &Reason) -> Option<EndReason> {
         Some(match reason {
             Reason::Command(Command::StepDown) => EndReason::StepDown,
             Reason::Command(Command::Pause) => EndReason::Pause,

@@ -2,7 +2,7 @@
 //!
 //! One executable in several roles: the runner, which starts each trial as a process of its own (`e2e trial …`), so that a
 //! trial can be its own subreaper and nothing of it can reach another; the trial; and the child (`e2e probe …`). For the
-//! controls it can also play a daemon that does it wrong (`e2e naive …`).
+//! controls it can also play a daemon that does it wrong (`e2e naive …`), and it is the hook of a keeper (`e2e hook …`).
 
 mod cgroup;
 mod checker;
@@ -35,6 +35,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("probe") => probe::main(&args[2..]),
+        Some("hook") => scenarios::hooks::hook(&args[2..]),
         Some("naive") => naive::main(&args[2..]),
         Some("trial") => run_trial(&args[2..]),
         _ => exit(runner::main(&args[1..])),

@@ -12,6 +12,7 @@ mod control;
 mod daemons;
 mod figures;
 mod guards;
+pub mod hooks;
 mod interop;
 mod keys;
 mod links;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Scenario> {
         daemons::ALL,
         guards::ALL,
         children::ALL,
+        hooks::ALL,
         links::ALL,
         nodes::ALL,
         keys::ALL,
