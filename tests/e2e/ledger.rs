@@ -61,7 +61,6 @@ pub fn parse_deed(line: &str) -> Option<(String, Deed)> {
 /// One value on all nodes: one attempt or one term.
 #[derive(Debug, Default)]
 struct Lease {
-    tokens: BTreeSet<u64>,
     until: BTreeMap<char, u64>,
     released: Option<u64>,
 }
@@ -70,6 +69,8 @@ struct Lease {
 pub struct Ledger {
     quorum: usize,
     leases: BTreeMap<String, BTreeMap<String, Lease>>,
+    /// Values by keeper and token.
+    values: BTreeMap<String, BTreeMap<u64, BTreeSet<String>>>,
     /// Whose the lock key is, by node and keeper.
     current: BTreeMap<(char, String), String>,
     /// A node served before it was watched: it may have granted what is not written here.
@@ -94,7 +95,13 @@ pub struct Margins {
 
 impl Ledger {
     pub fn new(nodes: usize) -> Self {
-        Self { quorum: nodes / 2 + 1, leases: BTreeMap::new(), current: BTreeMap::new(), gaps: false }
+        Self {
+            quorum: nodes / 2 + 1,
+            leases: BTreeMap::new(),
+            values: BTreeMap::new(),
+            current: BTreeMap::new(),
+            gaps: false,
+        }
     }
 
     /// The node has begun anew.
@@ -117,7 +124,10 @@ impl Ledger {
                 *until = (*until).max(at + px_ms * 1_000_000);
             }
             Deed::Token { value, token } => {
-                leases.entry(value).or_default().tokens.insert(token);
+                let values = self.values.entry(keeper.into()).or_default().entry(token).or_default();
+                if !values.contains(&value) {
+                    values.insert(value);
+                }
             }
             Deed::Released { value } => {
                 let lease = leases.entry(value).or_default();
@@ -127,8 +137,9 @@ impl Ledger {
     }
 
     fn of(&self, life: &Life) -> Vec<&Lease> {
-        let all = self.leases.get(&life.keeper).into_iter().flat_map(BTreeMap::values);
-        all.filter(|lease| lease.tokens.contains(&life.token)).collect()
+        let values = self.values.get(&life.keeper).and_then(|tokens| tokens.get(&life.token));
+        let leases = self.leases.get(&life.keeper);
+        values.into_iter().flatten().filter_map(|value| leases?.get(value)).collect()
     }
 
     /// The instant after which that many nodes no longer held it for this value.

@@ -3,6 +3,7 @@
 use crate::checker::{Event, parse_log};
 use crate::clock::boot_ns;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 const RECORDS_AROUND: usize = 20;
@@ -11,7 +12,7 @@ const LINES_MAX: usize = 250;
 /// All daemons' logs, the nemesis and the probes: starts, stops and the 20 records around the centre of interest.
 pub fn timeline(dir: &Path) -> String {
     let mut lines = logs(dir);
-    let probe = fs::read_to_string(dir.join("probe.log")).unwrap_or_default();
+    let probe = tail(&dir.join("probe.log")).unwrap_or_default();
     let (records, _) = parse_log(&probe);
     let mentioned = fs::read_to_string(dir.join("centre")).ok().and_then(|c| c.parse().ok());
     let centre = mentioned.or_else(|| records.last().map(|r| r.at)).unwrap_or_else(boot_ns);
@@ -43,6 +44,19 @@ pub fn timeline(dir: &Path) -> String {
         text += &format!("  {mark} {:>10.3} ms  {who:<10} {short}\n", (*at - first) as f64 / 1e6);
     }
     text
+}
+
+/// Whole lines of the end of a file: after an hour of records the beginning is history.
+fn tail(path: &Path) -> std::io::Result<String> {
+    const MAX_BYTES: u64 = 32 << 20;
+    let mut file = fs::File::open(path)?;
+    let skip = file.metadata()?.len().saturating_sub(MAX_BYTES);
+    file.seek(SeekFrom::Start(skip))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let whole = if skip > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &text };
+    Ok(whole.to_owned())
 }
 
 type Line = (u64, &'static str, String);

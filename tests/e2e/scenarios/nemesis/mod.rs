@@ -64,6 +64,8 @@ fn rage(t: &mut Trial, keepers: &[&'static str], usual: Duration, child: &[&'sta
         hosts: HOSTS.to_vec(),
         keepers: keepers.to_vec(),
         child: child.to_vec(),
+        // One host's children do not listen: they are killed, when stop_timeout is over or at kill_at.
+        command_of: vec![("c", [child, &["--ignore-term"]].concat())],
         keeper_lines: KEEPER_LINES,
         quarantine: WITH_QUARANTINE,
         proxied: true,
@@ -81,18 +83,11 @@ fn rage(t: &mut Trial, keepers: &[&'static str], usual: Duration, child: &[&'sta
     t.start_nodes()?;
     t.start_all()?;
     let mut rage = Rage { faults: Faults::new(&HOSTS), watch: Watch::new(keepers), judged_at: 0 };
-    let end = boot_ns() + nanos(seconds().unwrap_or(usual));
-    rage.all_run(t)?;
-    while boot_ns() < end {
-        rage.storm(t, end)?;
-        rage.faults.heal(t)?;
-        rage.all_run(t)?;
-        rage.calm(t, CALM)?;
-        if clocks.is_ok() && boot_ns() < end {
-            rage.clock_of_one_node(t)?;
-        }
-    }
-    rage.watch.report(t, &rage.faults)
+    let raged = rage.rounds(t, seconds().unwrap_or(usual), clocks.is_ok());
+    // After a failure, too: an hour's figures are not thrown away with the last minute's.
+    let reported = rage.watch.report(t, &rage.faults);
+    raged.map_err(|f| failure(format!("{}\nuntil then: {}", f.why, t.figures())))?;
+    reported
 }
 
 fn killed_at_birth(t: &mut Trial) -> Step {
@@ -118,6 +113,21 @@ struct Rage {
 }
 
 impl Rage {
+    fn rounds(&mut self, t: &mut Trial, span: Duration, clocks: bool) -> Step {
+        let end = boot_ns() + nanos(span);
+        self.all_run(t)?;
+        while boot_ns() < end {
+            self.storm(t, end)?;
+            self.faults.heal(t)?;
+            self.all_run(t)?;
+            self.calm(t, CALM)?;
+            if clocks && boot_ns() < end {
+                self.clock_of_one_node(t)?;
+            }
+        }
+        Ok(())
+    }
+
     fn storm(&mut self, t: &mut Trial, end: u64) -> Step {
         let end = end.min(boot_ns() + nanos(STORM));
         let mut next = boot_ns();

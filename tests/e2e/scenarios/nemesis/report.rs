@@ -1,7 +1,7 @@
 //! What a run amounts to.
 
 use super::faults::{Faults, Hit};
-use crate::checker::Life;
+use crate::checker::{Fault, Life};
 use crate::clock::{boot_ns, ms, nanos};
 use crate::history;
 use crate::step::{Step, check};
@@ -82,12 +82,13 @@ impl Watch {
         faults.hits.iter().for_each(|h| *kinds.entry(h.kind).or_default() += 1);
         let list: Vec<String> = kinds.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
         line(t, format!("{} faults: {}", faults.hits.len(), list.join(", ")));
+        let overlaps = t.findings().iter().filter(|v| v.fault == Fault::Overlap).count();
         let excused = t.witness.judge.excused_overlaps();
         let worst = excused.iter().max().copied().unwrap_or(0);
         line(
             t,
             format!(
-                "overlaps: 0; of children on a host that was frozen whole, which only the token excludes: {}, at most {}",
+                "overlaps: {overlaps}; of children on a host that was frozen whole, which only the token excludes: {}, at most {}",
                 excused.len(),
                 ms(worst)
             ),
