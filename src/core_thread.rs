@@ -7,7 +7,7 @@ use crate::config::{Config, KeeperConfig, LockConfig, RetryCount};
 use crate::core::election::{Election, Retry, Settings};
 use crate::core::event::Command;
 use crate::core::rng::Seed;
-use crate::guard::{ChildSpec, LastResort};
+use crate::guard::{self, ChildSpec, LastResort};
 use crate::hooks::Caller;
 use crate::keeper::{self, Keeper, Shared};
 use crate::lock::local::Local;
@@ -73,6 +73,10 @@ pub fn lock_key(config: &Config, keeper: &KeeperConfig) -> String {
 /// # Errors
 /// When the runtime or the local lock directory cannot be had.
 pub fn run(start: Start) -> io::Result<()> {
+    // A lease of 2 s has 0.4 s between an extension and its stop_at, and a busy host keeps a normal thread waiting for longer.
+    if let Err(error) = guard::become_realtime() {
+        tracing::debug!(%error, "no real-time class: on a busy host extensions may come late");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = LocalSet::new();
     runtime.block_on(tasks.run_until(hold_leases(start)))

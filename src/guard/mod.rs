@@ -23,6 +23,7 @@ pub use crate::core::restart::Exit;
 pub use daemon::{Guard, Launch, Lost, Newborn, OWN_EXECUTABLE, Output};
 pub use frame::{Ack, Command, Deadlines, Event, Report, Seq, Stage, Why};
 pub use spec::{ChildSpec, LIMITS, Limit, limit_by_name};
+pub use sys::become_realtime;
 pub use tree::LastResort;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

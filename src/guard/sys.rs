@@ -140,8 +140,12 @@ pub(super) fn directory_entries(directory: &OwnedFd, buffer: &mut [u8]) -> nix::
     Errno::result(r).map(|n| usize::try_from(n).expect("errors were taken out before"))
 }
 
-/// First-in-first-out real-time class; children fall back to the normal one.
-pub(super) fn become_realtime() -> nix::Result<()> {
+/// Puts the calling thread into the lowest real-time class, so that busy programs do not keep it waiting. Threads and processes it
+/// starts are normal ones; the kernel leaves 5 % of the processor to the others.
+///
+/// # Errors
+/// EPERM without CAP_SYS_NICE or a limit RTPRIO of 1.
+pub fn become_realtime() -> nix::Result<()> {
     let lowest = libc::sched_param { sched_priority: 1 };
     // SAFETY: a valid pointer to a parameter that lives for the call.
     let r =
