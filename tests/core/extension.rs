@@ -292,3 +292,54 @@ fn an_answer_after_its_round_still_renews() {
     let sent = first[0].ticket.sent;
     assert_eq!(world.prolonged_to().expect("renewed").kill_at.since(sent), ms(1_728));
 }
+
+#[test]
+fn a_node_that_comes_as_another_goes_keeps_the_lease() {
+    let mut world = World::new(RestartRules::default());
+    world.node(FromNode::Change { node: C, change: NodeChange::Lost });
+    for node in [A, B] {
+        world.reply(node, Answer::Look(LookAnswer::Free { token: FencingToken(0) }));
+    }
+    for node in [A, B] {
+        let asked = world.acquire_for(node);
+        let Request::Acquire { proposal, .. } = asked.request else { unreachable!() };
+        world.answer(&asked, Answer::Acquire(AcquireAnswer::Granted { token: proposal }));
+    }
+    world.child_runs();
+    world.forget();
+    world.node(FromNode::Change { node: C, change: NodeChange::Serving });
+    world.pass(ms(0));
+    // Node A falls silent before it hears of the round that C's return began.
+    world.extend(B, ExtendAnswer::Ok);
+    world.extend(C, ExtendAnswer::Gone);
+    world.forget();
+    world.pass(ms(5));
+    let repair = world.next_for(C);
+    assert!(matches!(repair.request, Request::Repair { .. }), "{:?} is no repair", repair.request);
+    world.answer(&repair, Answer::Repair(RepairAnswer::Repaired));
+    world.node(FromNode::Change { node: A, change: NodeChange::Lost });
+    world.forget();
+    world.pass(ms(100));
+    world.extend(B, ExtendAnswer::Ok);
+    world.extend(C, ExtendAnswer::Ok);
+    assert!(world.prolonged_to().is_some());
+    assert_eq!(world.role(), Role::Leader);
+}
+
+#[test]
+fn a_node_that_comes_while_a_quorum_is_silent_is_not_taken() {
+    let mut world = World::leading();
+    world.node(FromNode::Change { node: C, change: NodeChange::Lost });
+    world.pass(ms(1_000));
+    world.extend(A, ExtendAnswer::Ok);
+    world.extend(B, ExtendAnswer::Ok);
+    world.ack();
+    for node in [A, B] {
+        world.node(FromNode::Change { node, change: NodeChange::Lost });
+    }
+    world.pass(ms(1_010));
+    world.forget();
+    world.node(FromNode::Change { node: C, change: NodeChange::Serving });
+    world.pass(ms(10));
+    assert!(world.asked_kinds().iter().all(|(_, kind)| *kind != "repair"), "{:?}", world.asked_kinds());
+}

@@ -2,7 +2,7 @@
 
 use super::context::{Context, extension_votes};
 use super::release::After;
-use super::repair::REPAIR_AGAIN_AFTER;
+use super::repair::{REPAIR_AGAIN_AFTER, Repair};
 use super::term::Term;
 use super::{Action, Change, Timer};
 use crate::core::event::{Event, Reason, Said};
@@ -168,12 +168,17 @@ impl Term {
     }
 
     /// A node came (back): extend and repair there at once, or a rolling restart faster than ttl/2 would take the lease (R26).
-    pub fn node_serves(&mut self, cx: &Context, now: Instant) {
+    pub fn node_serves(&mut self, cx: &Context, now: Instant, node: NodeId) {
         let sent = self.extension.round.as_ref().map(|round| round.ticket.sent);
         let earliest = sent.map_or(now, |sent| now.max(sent + cx.settings.timing.retry_gap()));
         self.extension.next = self.extension.next.min(earliest);
         // A round under way did not ask this node: one more must follow it.
         self.extension.again = sent.is_some() && !self.extension.judged;
+        // Its vote may be needed for that very round, when another node is lost at the same moment.
+        let fresh = now.since(self.extension.renewed_at) <= cx.settings.timing.extend_every();
+        if fresh && !self.lease.has_time_left(node, now) {
+            self.repairs.insert(node, Repair::soon(now));
+        }
     }
 
     /// Somebody touched a key of ours: classify now, change nothing.

@@ -404,7 +404,7 @@ impl Election {
                 cx.serving.insert(node, ());
                 match &mut self.state {
                     State::Standby(standby) => standby.node_serves(boot),
-                    State::Leader(term) => term.node_serves(cx, boot),
+                    State::Leader(term) => term.node_serves(cx, boot, node),
                     State::Candidate(_) | State::Releasing(_) | State::Stopped => {}
                 }
                 None

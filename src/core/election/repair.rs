@@ -22,11 +22,18 @@ pub(super) struct Repair {
     pub at: Option<Instant>,
 }
 
+impl Repair {
+    /// The first try, shortly.
+    pub fn soon(now: Instant) -> Self {
+        Repair { tries: 0, at: Some(now + REPAIR_FIRST_AFTER) }
+    }
+}
+
 /// Repairs of what an election left open: it was a strict quorum, so what a contender lets go of meanwhile may be set.
 pub(super) fn after_election(cx: &Context, now: Instant, lease: &Lease) -> NodeMap<Repair> {
     let mut repairs = NodeMap::default();
     for (node, ()) in cx.serving.iter().filter(|(node, ())| !lease.has_time_left(*node, now)) {
-        repairs.insert(node, Repair { tries: 0, at: Some(now + REPAIR_FIRST_AFTER) });
+        repairs.insert(node, Repair::soon(now));
     }
     repairs
 }
@@ -39,7 +46,8 @@ impl Term {
         }
     }
 
-    /// Sets the lock again on a node that lost it: only after a strict quorum in this round, only before the old validity ends.
+    /// Sets the lock again on a node that lost it: only after a strict quorum, in this round or, for a node that has just come, in one of
+    /// the last extension period; only before the old validity ends.
     pub fn repair(&mut self, cx: &mut Context, now: Instant, node: NodeId) -> Option<Change> {
         let deadline = self.extension.repair_before;
         let usable = self.extension.care == Care::Extend && now < deadline && cx.serving.contains(node);
