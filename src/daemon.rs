@@ -9,7 +9,7 @@ use crate::guard::{LastResort, cgroup};
 use crate::hooks::{self, Runner, Runners};
 use crate::keeper::first_view;
 use crate::observe::board::Board;
-use crate::observe::http::{self, Api, Bound};
+use crate::observe::http::{self, Api, Bound, OwnSocket};
 use crate::observe::log::{Format, LogQueue};
 use crate::output::{self, Outlet, Pipe};
 use crate::{clock, systemd};
@@ -153,9 +153,8 @@ impl Edge {
         hooks.finish(HOOKS_MAX).await;
         // The children's pipes end with their guards; what is buffered is still to be shown.
         let _ = tokio::time::timeout(LAST_WORDS, streams).await;
-        if serving == Serving::Ours {
-            // It may be gone already; a leftover is replaced at the next start.
-            let _ = std::fs::remove_file(&control.socket);
+        if let Serving::Ours(socket) = serving {
+            socket.remove();
         }
         if result.is_ok() {
             tracing::info!("all keepers stopped");
@@ -171,19 +170,19 @@ struct Control {
     api: Api,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Default)]
 enum Serving {
     #[default]
     NotYet,
     /// Another daemon has it; it is taken over when that one has gone.
     Waiting,
-    Ours,
+    Ours(OwnSocket),
     Never,
 }
 
 impl Serving {
-    fn is_waiting(self) -> bool {
-        self == Serving::Waiting
+    fn is_waiting(&self) -> bool {
+        matches!(self, Serving::Waiting)
     }
 }
 
@@ -191,12 +190,12 @@ impl Control {
     async fn try_open(&self, serving: &mut Serving) {
         let path = self.socket.display();
         *serving = match http::bind(&self.socket).await {
-            Ok(Bound::Ours(listener)) => {
+            Ok(Bound::Ours(listener, socket)) => {
                 if serving.is_waiting() {
                     tracing::info!(%path, "the control socket is free and ours now");
                 }
                 tokio::spawn(http::serve(listener, self.api.clone()));
-                Serving::Ours
+                Serving::Ours(socket)
             }
             Ok(Bound::Taken(_)) if serving.is_waiting() => Serving::Waiting,
             Ok(Bound::Taken(pid)) => {
