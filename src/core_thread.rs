@@ -77,9 +77,18 @@ pub fn run(start: Start) -> io::Result<()> {
     if let Err(error) = guard::become_realtime() {
         tracing::debug!(%error, "no real-time class: on a busy host extensions may come late");
     }
+    run_to_its_end(hold_leases(start))?
+}
+
+/// Ends with `work`, whatever other threads still do for it.
+fn run_to_its_end<T>(work: impl Future<Output = T>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = LocalSet::new();
-    runtime.block_on(tasks.run_until(hold_leases(start)))
+    let result = runtime.block_on(tasks.run_until(work));
+    drop(tasks);
+    // To drop it would wait for a name that is being looked up, which may take as long as the system's resolver tries.
+    runtime.shutdown_background();
+    Ok(result)
 }
 
 async fn hold_leases(start: Start) -> io::Result<()> {
@@ -235,3 +244,17 @@ fn enlist(
 
 /// A local lock answers in microseconds.
 const RETRY_DELAY_LOCAL: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lookup_that_hangs_does_not_hold_up_the_end() {
+        let hangs = Duration::from_secs(20);
+        let began = clock::boot();
+        run_to_its_end(async { drop(tokio::task::spawn_blocking(move || std::thread::sleep(hangs))) })
+            .expect("a runtime");
+        assert!(clock::boot().since(began) < hangs / 2);
+    }
+}
