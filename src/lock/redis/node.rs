@@ -89,19 +89,19 @@ impl Node {
         };
         let mut backoff = Backoff::new();
         loop {
-            match self.open(&info).await {
+            let trouble = match self.open(&info).await {
                 Ok((link, pushes)) => {
                     let since = clock::boot();
                     let trouble = self.serve(Rc::new(link), pushes).await;
-                    self.set_trouble(trouble);
                     if clock::boot().since(since) >= STEADY {
                         backoff.reset();
                     }
+                    trouble
                 }
-                Err(trouble) => self.set_trouble(trouble),
-            }
-            let cap = self.shared.registry.borrow().smallest_held_ttl().map(|ttl| ttl / 20);
-            let pause = backoff.pause(cap);
+                Err(trouble) => trouble,
+            };
+            let pause = backoff.pause(pause_max(&trouble, self.shared.registry.borrow().smallest_held_ttl()));
+            self.set_trouble(trouble);
             debug!(node = %self.address, ?pause, "reconnecting");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -444,6 +444,15 @@ impl Node {
     }
 }
 
+/// While a lease is at stake a node that is down is tried fast (R27). One that refuses us waits for a person, and would have ten
+/// failed logins a second in its log.
+fn pause_max(trouble: &Trouble, held: Option<Duration>) -> Option<Duration> {
+    match trouble {
+        Trouble::Down(_) => held.map(|ttl| ttl / 20),
+        Trouble::Denied(_) => None,
+    }
+}
+
 /// The value that should stand under the lock key, when its keeper has to know of every change.
 fn needs_watching(request: &Request, answer: &Answer) -> Option<Vec<u8>> {
     match (request, answer) {
@@ -456,5 +465,19 @@ fn needs_watching(request: &Request, answer: &Answer) -> Option<Vec<u8>> {
             Some(held.value.clone())
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_node_that_is_down_is_hurried_for_a_lease() {
+        let ttl = Some(Duration::from_secs(2));
+        let down = Trouble::Down("refused".to_owned());
+        assert_eq!(pause_max(&down, ttl), Some(Duration::from_millis(100)));
+        assert_eq!(pause_max(&down, None), None);
+        assert_eq!(pause_max(&Trouble::Denied("WRONGPASS".to_owned()), ttl), None);
     }
 }
