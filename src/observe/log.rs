@@ -5,6 +5,8 @@
 //! error: a person must act. warn: wake someone if it lasts. info: a change of role, a child that started or ended, a keeper's own
 //! output. debug: every round.
 
+use super::plain::plain;
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -173,11 +175,23 @@ impl Write for LineWriter<'_> {
 impl Drop for LineWriter<'_> {
     fn drop(&mut self) {
         if !self.line.is_empty()
-            && self.queue.push_within(std::mem::take(&mut self.line), QUEUE_BYTES).is_err()
+            && self.queue.push_within(one_line(std::mem::take(&mut self.line)), QUEUE_BYTES).is_err()
         {
             self.queue.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// An event quotes what nodes say, which may hold anything.
+fn one_line(mut line: Vec<u8>) -> Vec<u8> {
+    let ended = line.pop_if(|byte| *byte == b'\n').is_some();
+    if let Cow::Owned(clean) = plain(&String::from_utf8_lossy(&line)) {
+        line = clean.into_bytes();
+    }
+    if ended {
+        line.push(b'\n');
+    }
+    line
 }
 
 impl<'a> MakeWriter<'a> for Events {
@@ -212,5 +226,16 @@ pub fn install(queue: &LogQueue, format: Format, level: LevelFilter) {
         Format::Text => base.init(),
         Format::Json => base.json().flatten_event(true).init(),
         Format::Journald => base.without_time().with_level(false).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_quotes() {
+        let line = "WARN node is down why=Parse error\nUnexpected `33`\u{1b}[2J\n";
+        assert_eq!(one_line(line.into()), b"WARN node is down why=Parse error Unexpected `33` [2J\n");
     }
 }

@@ -6,4 +6,5 @@ pub mod events;
 pub mod history;
 pub mod http;
 pub mod log;
+pub mod plain;
 pub mod status;

@@ -1,6 +1,7 @@
 //! `keeperd status`: this daemon's keepers and nodes, for people or as JSON.
 
 use super::client::{self, ClientError, EXIT_NOT_RUNNING};
+use crate::observe::plain::plain;
 use crate::observe::status::{Keeper, Run, Status};
 use std::io::{self, Write};
 use std::path::Path;
@@ -49,24 +50,33 @@ fn try_run(
 }
 
 fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "{} (pid {}), keeperd {}", status.host, status.pid, status.version)?;
+    let (host, version) = (plain(&status.host), plain(&status.version));
+    writeln!(out, "{host} (pid {}), keeperd {version}", status.pid)?;
     writeln!(out, "\n{:<28} {:<13} {:>17} {:>8} {:>9}", "KEEPER", "ROLE", "TOKEN", "PID", "LEASE")?;
     for keeper in &status.keepers {
         let token = keeper.token.map_or("-".into(), |token| token.to_string());
         let pid = keeper.pid.map_or("-".into(), |pid| pid.to_string());
         let lease = keeper.lease_remaining_ms.map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
-        writeln!(out, "{:<28} {:<13} {:>17} {:>8} {:>9}", keeper.name, keeper.role, token, pid, lease)?;
-        writeln!(out, "    {}", say_why(keeper))?;
+        writeln!(
+            out,
+            "{:<28} {:<13} {:>17} {:>8} {:>9}",
+            plain(&keeper.name),
+            plain(&keeper.role),
+            token,
+            pid,
+            lease
+        )?;
+        writeln!(out, "    {}", plain(&say_why(keeper)))?;
     }
     writeln!(out, "\n{:<50} {:<12} {:>10}", "NODE", "STATE", "ROUND TRIP")?;
     for node in &status.nodes {
         let rtt = node.rtt_us.map_or("-".into(), |us| format!("{us} µs"));
-        writeln!(out, "{:<50} {:<12} {:>10}", node.address, node.state, rtt)?;
+        writeln!(out, "{:<50} {:<12} {:>10}", plain(&node.address), plain(&node.state), rtt)?;
         if let Some(ms) = node.quarantine_remaining_ms {
             writeln!(out, "    votes again in {:.1} s", ms as f64 / 1000.0)?;
         }
         if let Some(reason) = &node.reason {
-            writeln!(out, "    {reason}")?;
+            writeln!(out, "    {}", plain(reason))?;
         }
     }
     Ok(())
