@@ -9,6 +9,7 @@ use keeperd::env_file::EnvFile;
 use keeperd::ops::check;
 use nix::sys::signal::Signal;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -613,6 +614,17 @@ fn included_files_bring_keepers_in_sorted_order_and_paths_relative_to_themselves
     assert_eq!(config.keepers[1].process.env_file, file(directory.join("keepers.d/k.env"), true));
     assert_eq!(config.keepers[1].process.working_dir, Some(directory.join("keepers.d/work")));
     assert_eq!(config.warnings, [format!("{}:1:46: include \"none-*\" matches no file", main.display())]);
+}
+
+#[test]
+fn an_included_file_is_read_whatever_bytes_its_name_has() {
+    let directory = directory("include-bytes");
+    let name = std::ffi::OsStr::from_bytes(b"keepers.d/\xff.toml");
+    fs::write(directory.join(name), KEEPER).unwrap();
+    let main = directory.join("keepers.toml");
+    fs::write(&main, format!("include = [\"keepers.d/*.toml\"]\n{REDIS}")).unwrap();
+    let config = load(&main, &env([])).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.keepers.len(), 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::schema::{self, RawConfig, RawKeeper};
 use super::{Config, ConfigErrors, Env, KEEPERS_MAX, validate};
 use std::collections::BTreeSet;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -181,9 +182,9 @@ fn listed(directory: &Path, pattern: &str) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let name = entry?.file_name();
-        let Some(text) = name.to_str() else { continue };
-        if text.starts_with('.') == pattern.starts_with('.') && glob(pattern.as_bytes(), text.as_bytes()) {
-            files.push(directory.join(text));
+        let bytes = name.as_bytes();
+        if bytes.starts_with(b".") == pattern.starts_with('.') && glob(pattern.as_bytes(), bytes) {
+            files.push(directory.join(name));
         }
     }
     files.sort();
