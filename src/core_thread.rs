@@ -182,7 +182,10 @@ fn start_engine(config: &Config, cancel: &CancellationToken) -> io::Result<Engin
             let lock = Local::start(&local.directory, identity.clone()).map_err(|error| {
                 io::Error::new(
                     error.kind(),
-                    format!("lock directory {} cannot be used: {error}", local.directory.display()),
+                    format!(
+                        "lock directory {} cannot be used: {error}; name another with directory = \"...\" in [lock]",
+                        local.directory.display()
+                    ),
                 )
             })?;
             Ok(Engine::Local { lock, identity })

@@ -1,4 +1,4 @@
-//! Review: the local engine under a disk slower than the attempt.
+//! The local engine on a disk that is slow, or refuses.
 use keeperd::core::lease::{FencingToken, Value};
 use keeperd::core::request::{Answer, FromNode, LookAnswer, Request, RoundId, Ticket};
 use keeperd::core::time::Instant;
@@ -43,5 +43,42 @@ fn a_release_during_the_sync_of_its_acquire_releases() {
             matches!(looked, Some(LookAnswer::Free { .. })),
             "the released lock is held by nobody's value, and the look panicked: {looked:?}"
         );
+    });
+}
+
+/// The status says what the log says once, and forgets it when it has passed.
+#[test]
+fn a_lock_file_that_cannot_be_used_is_shown_until_it_can() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let tasks = tokio::task::LocalSet::new();
+    let folder = tempfile::tempdir().expect("folder");
+    let in_the_way = folder.path().join("k.lock");
+    std::fs::create_dir(&in_the_way).expect("our folder");
+    tasks.block_on(&runtime, async {
+        let local = Local::start(folder.path(), Identity { host: "h".into(), pid: 1 }).expect("starts");
+        let (sender, mut inbox) = tokio::sync::mpsc::channel(64);
+        let claim =
+            Claim { key: "k".into(), ttl: Duration::from_secs(2), node_timeout: Duration::from_millis(100) };
+        let keeper = local.register(&claim, sender);
+        let mut look = async || {
+            local.ask(
+                keeper,
+                Ask {
+                    ticket: Ticket { round: RoundId(1), sent: Instant::default() },
+                    request: Request::Look,
+                },
+            );
+            loop {
+                if let Some(FromNode::Answer { answer, .. }) = inbox.recv().await {
+                    return answer;
+                }
+            }
+        };
+        assert_eq!(look().await, Answer::Silent);
+        let trouble = local.trouble().expect("a directory is no lock file");
+        assert!(trouble.contains("k.lock cannot be used: Is a directory"), "{trouble}");
+        std::fs::remove_dir(&in_the_way).expect("our folder");
+        assert!(matches!(look().await, Answer::Look(LookAnswer::Free { .. })));
+        assert_eq!(local.trouble(), None);
     });
 }

@@ -56,15 +56,18 @@ impl Engine {
     pub fn status(&self) -> Vec<NodeStatus> {
         match self {
             Engine::Redis { nodes, .. } => nodes.status(),
-            Engine::Local { lock, .. } => vec![NodeStatus {
-                address: lock.directory().display().to_string(),
-                state: NodeState::Serving,
-                reason: None,
-                rtt: None,
-                quarantine_remaining: None,
-                tracking: true,
-                dropped: 0,
-            }],
+            Engine::Local { lock, .. } => {
+                let reason = lock.trouble();
+                vec![NodeStatus {
+                    address: lock.directory().display().to_string(),
+                    state: if reason.is_some() { NodeState::Down } else { NodeState::Serving },
+                    reason,
+                    rtt: None,
+                    quarantine_remaining: None,
+                    tracking: true,
+                    dropped: 0,
+                }]
+            }
         }
     }
 

@@ -49,6 +49,8 @@ struct Entry {
     inbox: mpsc::Sender<FromNode>,
     file: Rc<RefCell<Option<File>>>,
     holding: Option<Value>,
+    /// Why the file could not be used when it was last tried.
+    trouble: Option<String>,
 }
 
 /// The engine; lives on the core thread.
@@ -94,12 +96,35 @@ impl Local {
         let _ = inbox.try_send(FromNode::Change { node: NODE, change: NodeChange::Serving });
         let mut entries = self.entries.borrow_mut();
         let id = KeeperId(u32::try_from(entries.len()).expect("configuration limits keepers"));
-        entries.push(Entry { path, inbox, file: Rc::new(RefCell::new(None)), holding: None });
+        entries.push(Entry { path, inbox, file: Rc::new(RefCell::new(None)), holding: None, trouble: None });
         id
     }
 
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The first lock file that cannot be used, and why.
+    pub fn trouble(&self) -> Option<String> {
+        let entries = self.entries.borrow();
+        let (entry, why) = entries.iter().find_map(|entry| Some((entry, entry.trouble.as_ref()?)))?;
+        Some(format!("{} cannot be used: {why}", entry.path.display()))
+    }
+
+    /// One line per change, however often it is tried.
+    fn note(&self, keeper: KeeperId, error: Option<&io::Error>) {
+        let mut entries = self.entries.borrow_mut();
+        let entry = &mut entries[keeper.0 as usize];
+        let trouble = error.map(io::Error::to_string);
+        if entry.trouble == trouble {
+            return;
+        }
+        let path = entry.path.display();
+        match &trouble {
+            Some(error) => tracing::warn!(%path, error, "lock file cannot be used; tried again until it can"),
+            None => tracing::info!(%path, "lock file can be used again"),
+        }
+        entry.trouble = trouble;
     }
 
     /// A duplicate of the lock's descriptor, for the guard and the child.
@@ -114,11 +139,9 @@ impl Local {
     pub fn ask(&self, keeper: KeeperId, ask: Ask) {
         let local = self.clone();
         tokio::task::spawn_local(async move {
-            let answer = local.answer(keeper, &ask.request).await.unwrap_or_else(|error| {
-                let path = local.entries.borrow()[keeper.0 as usize].path.clone();
-                tracing::warn!(path = %path.display(), %error, "lock file cannot be used");
-                Answer::Silent
-            });
+            let answer = local.answer(keeper, &ask.request).await;
+            local.note(keeper, answer.as_ref().err());
+            let answer = answer.unwrap_or(Answer::Silent);
             let inbox = local.entries.borrow()[keeper.0 as usize].inbox.clone();
             // The keeper has ended when its inbox is closed; a round has its own time-out when it is full.
             let _ = inbox.try_send(FromNode::Answer { node: NODE, ticket: ask.ticket, answer });
