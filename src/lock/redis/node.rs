@@ -10,7 +10,8 @@ use super::unwanted::Unwanted;
 use super::{Address, NodeState, NodeStatus};
 use crate::clock;
 use crate::core::lease::NodeId;
-use crate::core::request::{AcquireAnswer, Answer, FromNode, LookAnswer, NodeChange, Request};
+use crate::core::request::{AcquireAnswer, Answer, FromNode, LookAnswer, NodeChange, RaiseAnswer, Request};
+use crate::core::time::Instant;
 use crate::lock::{Ask, KeeperId};
 use redis::{ConnectionInfo, ErrorKind, ProtocolVersion, RedisError, ServerErrorKind};
 use std::cell::{Cell, RefCell};
@@ -54,6 +55,8 @@ pub(super) struct Node {
     unwanted: RefCell<Unwanted>,
     in_flight: Cell<usize>,
     refused: Cell<u64>,
+    /// End of the wait by our own clock: a node whose clock is set forward, as after a boot without one, waits all the same (R2).
+    votes_from: Cell<Instant>,
     /// Something is held now: do not sleep out a long back-off.
     pub(super) hurry: Notify,
 }
@@ -72,6 +75,7 @@ impl Node {
             unwanted: RefCell::default(),
             in_flight: Cell::new(0),
             refused: Cell::new(0),
+            votes_from: Cell::new(Instant::default()),
             hurry: Notify::new(),
         })
     }
@@ -232,6 +236,9 @@ impl Node {
 
     /// The state follows the marker: a node that serves may still abstain.
     fn note_quarantine(&self, link: &Link) {
+        // At most a whole wait: the clock may have been set back since the marker was written.
+        let wait = Self::left_by_marker(link).min(self.shared.terms.quarantine);
+        self.votes_from.set(self.votes_from.get().max(clock::boot() + wait));
         match self.quarantine_left(link) {
             None => self.set_state(NodeState::Serving, None),
             Some(left) => {
@@ -245,8 +252,41 @@ impl Node {
     }
 
     fn quarantine_left(&self, link: &Link) -> Option<Duration> {
-        let left = link.until_us.get().saturating_sub(link.offset.get().node_now(clock::boot()));
-        (left > 0).then(|| Duration::from_micros(left))
+        let left = Self::left_by_marker(link).max(self.left_by_our_clock().unwrap_or_default());
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn left_by_marker(link: &Link) -> Duration {
+        Duration::from_micros(link.until_us.get().saturating_sub(link.offset.get().node_now(clock::boot())))
+    }
+
+    fn left_by_our_clock(&self) -> Option<Duration> {
+        let left = self.votes_from.get().since(clock::boot());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// The answer of a node that does not vote yet by our clock, whatever it would say.
+    fn refusal(&self, request: &Request) -> Option<Answer> {
+        let remaining = self.left_by_our_clock()?;
+        match request {
+            Request::Acquire { .. } => Some(Answer::Acquire(AcquireAnswer::Quarantined { remaining })),
+            Request::Raise { .. } => Some(Answer::Raise(RaiseAnswer::Refused)),
+            Request::Look
+            | Request::Extend { .. }
+            | Request::Check { .. }
+            | Request::Repair { .. }
+            | Request::Release { .. } => None,
+        }
+    }
+
+    /// A lock that looks free there is not to be had.
+    fn unless_waiting(&self, answer: Answer) -> Answer {
+        match (answer, self.left_by_our_clock()) {
+            (Answer::Look(LookAnswer::Free { .. }), Some(remaining)) => {
+                Answer::Look(LookAnswer::Quarantined { remaining })
+            }
+            (answer, _) => answer,
+        }
     }
 
     async fn quarantine_over(&self, link: &Link) {
@@ -308,6 +348,9 @@ impl Node {
     pub(super) fn ask(self: &Rc<Self>, keeper: KeeperId, ask: Ask) {
         let Some(client) = self.shared.registry.borrow().client(keeper) else { return };
         let link = self.link.borrow().clone();
+        if let Some(refusal) = link.as_ref().and_then(|_| self.refusal(&ask.request)) {
+            return self.answer(keeper, &client, &ask, refusal);
+        }
         let room = self.in_flight.get() < IN_FLIGHT;
         match link {
             Some(link) if room => {
@@ -348,6 +391,7 @@ impl Node {
         match outcome {
             Ok(Reply { answer, marker, .. }) => {
                 self.note_marker(link, marker);
+                let answer = self.unless_waiting(answer);
                 let watch = needs_watching(&ask.request, &answer);
                 self.answer(keeper, client, &ask, answer);
                 if let Some(expected) = watch {
