@@ -3,7 +3,7 @@
 use crate::clock::boot_ns;
 use crate::faketime::Clock;
 use crate::procs::MARKER;
-use crate::proxy::listen_anywhere;
+use crate::proxy::Port;
 use crate::step::{Step, check, failure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 pub struct Node {
     pub name: char,
     pub port: u16,
+    _reserved: Port,
     dir: PathBuf,
     id: String,
     server: Option<Child>,
@@ -33,10 +34,19 @@ pub fn server_binary() -> String {
 impl Node {
     /// A port and a folder; nothing runs yet.
     pub fn plan(name: char, id: &str, dir: &Path) -> Step<Self> {
-        let port = listen_anywhere()?.local_addr()?.port();
+        let (reserved, _) = Port::reserve()?;
         let dir = dir.join(format!("redis-{name}"));
         std::fs::create_dir_all(&dir)?;
-        Ok(Self { name, port, dir, id: id.into(), server: None, frozen: false, clock: None })
+        Ok(Self {
+            name,
+            port: reserved.number,
+            _reserved: reserved,
+            dir,
+            id: id.into(),
+            server: None,
+            frozen: false,
+            clock: None,
+        })
     }
 
     /// From its next start on, the node has a clock that can be set.
