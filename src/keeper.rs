@@ -115,6 +115,8 @@ struct Shell {
     slot: Slot,
     view: KeeperView,
     history: History,
+    /// How the main process ended last.
+    ended: Option<guard::Exit>,
     stale_view: bool,
     holding: bool,
 }
@@ -127,6 +129,7 @@ impl Shell {
             slot: Slot::Empty,
             view,
             history: History::default(),
+            ended: None,
             stale_view: true,
             holding: false,
         }
@@ -328,10 +331,13 @@ impl Shell {
 
     fn guard_said(&mut self, said: Result<guard::Event, Lost>) {
         let report = match said {
-            Ok(event) => match self.report(event) {
-                Some(report) => report,
-                None => return,
-            },
+            Ok(event) => {
+                self.look_for_leftovers(event);
+                match self.report(event) {
+                    Some(report) => report,
+                    None => return,
+                }
+            }
             Err(lost) => {
                 let keeper = &*self.keeper.name;
                 tracing::debug!(keeper, %lost, "guard lost");
@@ -341,6 +347,30 @@ impl Shell {
             }
         };
         self.keeper.election.handle_guard(clock::now(), report);
+    }
+
+    /// Somebody whose script seems to do nothing wants to know that it went into the background and was killed there.
+    fn look_for_leftovers(&mut self, event: guard::Event) {
+        match event {
+            guard::Event::Exited(exit) => self.ended = Some(exit),
+            guard::Event::TreeDead { killed, last: false } if killed > 0 => {
+                if let Some(guard::Exit::Code(code)) = self.ended {
+                    tracing::info!(
+                        keeper = &*self.keeper.name,
+                        code,
+                        killed,
+                        "the child ended and left processes behind, which were killed; a script that puts itself into the \
+                         background must be told to stay in the foreground"
+                    );
+                }
+            }
+            guard::Event::Armed(_)
+            | guard::Event::Ack(_)
+            | guard::Event::Started { .. }
+            | guard::Event::ExecFailed { .. }
+            | guard::Event::Stopping(_)
+            | guard::Event::TreeDead { .. } => {}
+        }
     }
 
     /// One pass over what a lost guard has left behind.

@@ -4,6 +4,7 @@
 //! trial can be its own subreaper and nothing of it can reach another; the trial; and the child (`e2e probe …`). For the
 //! controls it can also play a daemon that does it wrong (`e2e naive …`), and it is the hook of a keeper (`e2e hook …`).
 
+mod account;
 mod cgroup;
 mod checker;
 mod clock;

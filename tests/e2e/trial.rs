@@ -57,6 +57,8 @@ pub struct Setup {
     pub command_of: Vec<(&'static str, Vec<&'static str>)>,
     /// More lines of each `[[keeper]]`.
     pub keeper_lines: &'static str,
+    /// And more of them on that host.
+    pub lines_of: Vec<(&'static str, &'static str)>,
     pub proxied: bool,
     pub cgroup: bool,
     /// Each host is told of one node only, its own: the mistake that the checker must see.
@@ -82,6 +84,7 @@ impl Default for Setup {
             child: Vec::new(),
             command_of: Vec::new(),
             keeper_lines: "",
+            lines_of: Vec::new(),
             proxied: false,
             cgroup: true,
             disjoint: false,
@@ -272,7 +275,8 @@ impl Trial {
         let mut text = format!("host = \"{host}\"\n[lock]\n{lock}[control]\nsocket = {socket:?}\n");
         for keeper in &self.setup.keepers {
             let (command, lines) = (self.command_of(host), self.setup.keeper_lines);
-            text += &format!("[[keeper]]\nname = \"{keeper}\"\ncommand = {command:?}\n{lines}\n");
+            let own = self.setup.lines_of.iter().find(|(of, _)| *of == host).map_or("", |(_, lines)| lines);
+            text += &format!("[[keeper]]\nname = \"{keeper}\"\ncommand = {command:?}\n{lines}\n{own}\n");
         }
         text
     }

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "the modules are e2e's; here only part of them is used")]
 
+mod account;
 mod checker;
 mod clock;
 mod history;
@@ -20,6 +21,20 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 const MS: u64 = 1_000_000;
+
+#[test]
+fn a_process_of_an_earlier_run_that_goes_on_beside_the_next_is_seen() {
+    let good =
+        account::Account::parse("1 start\n1 tick\n2 work\n3 start\n3 tick\n").expect("one after the other");
+    assert_eq!((good.runs.len(), good.said(0, "work"), good.said(1, "tick")), (2, 1, 1));
+    for text in
+        ["1 start\n3 start\n1 tick\n", "1 start\n2 work\n3 start\n2 work\n", "1 start\n3 start\n1 stop\n"]
+    {
+        assert!(account::Account::parse(text).is_err_and(|why| why.starts_with("two at once")), "{text:?}");
+    }
+    assert!(account::Account::parse("1 tick\n").is_err());
+    assert!(account::Account::parse("start\n").is_err());
+}
 
 /// A child of `host` with ticks from `from` to `to` (in ms), as the probe would write it.
 fn child(host: &str, pid: i32, token: u64, from: u64, to: u64, last: &str) -> String {

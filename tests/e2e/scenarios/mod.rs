@@ -13,6 +13,7 @@ mod daemons;
 mod figures;
 mod guards;
 pub mod hooks;
+mod identity;
 mod interop;
 mod keys;
 mod links;
@@ -20,6 +21,7 @@ mod local;
 mod mix;
 mod nemesis;
 mod nodes;
+mod scripts;
 mod steady;
 
 #[derive(Clone, Copy)]
@@ -56,6 +58,8 @@ pub fn all() -> Vec<Scenario> {
         guards::ALL,
         children::ALL,
         hooks::ALL,
+        identity::ALL,
+        scripts::ALL,
         links::ALL,
         nodes::ALL,
         keys::ALL,
