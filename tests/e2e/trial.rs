@@ -501,7 +501,8 @@ impl Trial {
     pub fn died_with_its_lease(&mut self, child: &Life, cut: u64) -> Step {
         let life = self.life(&child.instance)?;
         self.figure(format!("old tree dead after {}", ms(life.end.saturating_sub(cut))));
-        let late = || format!("{} still lived {} after the fault", life.instance, ms(life.end - cut));
+        let late =
+            || format!("{} still lived {} after the fault", life.instance, ms(life.end.saturating_sub(cut)));
         check(life.end <= cut + nanos(VALID), late())
     }
 
