@@ -51,6 +51,18 @@ pub enum Command {
         /// The status document, as the control socket gives it.
         #[arg(long)]
         json: bool,
+        /// The last lines it wrote on this host, too.
+        #[arg(long, requires = "name")]
+        lines: bool,
+    },
+    /// Show what a keeper wrote lately on this host.
+    #[command(after_help = "Example: keeperd logs pricing-oracle-keeper -f")]
+    Logs {
+        /// The keeper.
+        name: String,
+        /// Go on with every new line, until keeperd ends.
+        #[arg(short, long)]
+        follow: bool,
     },
 }
 

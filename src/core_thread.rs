@@ -14,7 +14,7 @@ use crate::lock::local::Local;
 use crate::lock::redis::{self, Nodes};
 use crate::lock::{Claim, Engine, Identity};
 use crate::observe::board::Board;
-use crate::output::{Outlet, Pipe};
+use crate::output::{Outlet, TermOutput};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
@@ -45,7 +45,7 @@ pub struct Start {
     /// One per keeper.
     pub outlets: Vec<Arc<Outlet>>,
     pub board: Arc<Board>,
-    pub pipes: mpsc::Sender<Pipe>,
+    pub outputs: mpsc::Sender<TermOutput>,
     pub commands: mpsc::Receiver<Command>,
     pub last_resort: LastResort,
     pub cgroup: bool,
@@ -92,7 +92,7 @@ fn run_to_its_end<T>(work: impl Future<Output = T>) -> io::Result<T> {
 }
 
 async fn hold_leases(start: Start) -> io::Result<()> {
-    let Start { config, children, hooks, outlets, board, pipes, mut commands, last_resort, cgroup, seed } =
+    let Start { config, children, hooks, outlets, board, outputs, mut commands, last_resort, cgroup, seed } =
         start;
     let cancel = CancellationToken::new();
     let engine = start_engine(&config, &cancel)?;
@@ -100,7 +100,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         nodes: engine.node_names(),
         engine,
         board,
-        pipes,
+        outputs,
         last_resort: RefCell::new(last_resort),
         guards: RefCell::new(BTreeSet::new()),
         births: Cell::new(0),

@@ -8,10 +8,11 @@ use crate::core_thread::{self, Start};
 use crate::guard::{LastResort, cgroup};
 use crate::hooks::{self, Runner, Runners};
 use crate::keeper::first_view;
+use crate::observe::api::Api;
 use crate::observe::board::Board;
-use crate::observe::http::{self, Api, Bound, OwnSocket};
+use crate::observe::http::{self, Bound, OwnSocket};
 use crate::observe::log::{Format, LogQueue};
-use crate::output::{self, Outlet, Pipe};
+use crate::output::{self, Journal, Outlet, Sinks, TermOutput};
 use crate::{clock, systemd};
 use nix::sys::signal::SigSet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -21,8 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Streams that may wait to be read: two per term, and the edge is never that far behind.
-const PIPES: usize = 16 * 1024;
+/// Terms whose output may wait to be read: the edge is never that far behind.
+const OUTPUTS: usize = 8 * 1024;
 const SIGNALS: usize = 16;
 /// What an earlier daemon's guards may still need before their leaves count as leftovers.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
@@ -60,7 +61,8 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     let views = config.keepers.iter().map(|keeper| first_view(&keeper.name, clock::wall())).collect();
     let board = Board::new(views);
     let (commands, for_core) = mpsc::channel(SIGNALS);
-    let (pipes, new_pipes) = mpsc::channel(PIPES);
+    let (outputs, new_outputs) = mpsc::channel(OUTPUTS);
+    let outlets = open_outlets(&config, log, format)?;
     let mut seed = [0; 16];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let children = core_thread::prepare_children(&config);
@@ -71,11 +73,11 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     let (callers, runners): (Vec<_>, Vec<_>) = hooks.unzip();
     let start = Start {
         hooks: callers,
-        outlets: config.keepers.iter().map(|keeper| Outlet::new(&keeper.name)).collect(),
+        outlets: outlets.clone(),
         children,
         config,
         board: Arc::clone(&board),
-        pipes,
+        outputs,
         commands: for_core,
         last_resort,
         cgroup: std::env::var_os("KEEPERD_CGROUP").is_none_or(|value| value != "off"),
@@ -87,7 +89,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
         let _ = ended.send(core_thread::run(start));
     })?;
     let hooks = runners.into_iter().flatten().collect();
-    let edge = Edge { hooks, host, socket, board, commands, new_pipes, log: log.clone(), format, end };
+    let edge = Edge { hooks, host, socket, board, commands, new_outputs, outlets, log: log.clone(), end };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(edge.run());
     if core.join().is_err() {
@@ -104,19 +106,20 @@ struct Edge {
     socket: PathBuf,
     board: Arc<Board>,
     commands: mpsc::Sender<Command>,
-    new_pipes: mpsc::Receiver<Pipe>,
+    new_outputs: mpsc::Receiver<TermOutput>,
+    outlets: Vec<Arc<Outlet>>,
     log: LogQueue,
-    format: Format,
     end: oneshot::Receiver<io::Result<()>>,
 }
 
 impl Edge {
     async fn run(self) -> io::Result<()> {
-        let Edge { hooks, host, socket, board, commands, new_pipes, log, format, mut end } = self;
+        let Edge { hooks, host, socket, board, commands, new_outputs, outlets, log, mut end } = self;
         let mut signals = watch_signals()?;
-        let streams = tokio::spawn(read_output(new_pipes, log.clone(), format));
+        let streams = tokio::spawn(read_output(new_outputs));
         let hooks = Runners::start(hooks);
-        let control = Control { socket, api: Api { board: Arc::clone(&board), host: Arc::clone(&host) } };
+        let api = Api::new(Arc::clone(&board), Arc::clone(&host), &outlets);
+        let control = Control { socket, api };
         let mut serving = Serving::default();
         control.try_open(&mut serving).await;
         tracing::info!(
@@ -153,6 +156,10 @@ impl Edge {
         hooks.finish(HOOKS_MAX).await;
         // The children's pipes end with their guards; what is buffered is still to be shown.
         let _ = tokio::time::timeout(LAST_WORDS, streams).await;
+        let patience = std::time::Instant::now() + LAST_WORDS;
+        for outlet in &outlets {
+            outlet.flush(patience.saturating_duration_since(std::time::Instant::now()));
+        }
         if let Serving::Ours(socket) = serving {
             socket.remove();
         }
@@ -226,23 +233,28 @@ fn watch_signals() -> io::Result<mpsc::Receiver<i32>> {
     Ok(receiver)
 }
 
-/// Reads every stream until its end; ends when the core thread has ended and all streams have.
-async fn read_output(mut new_pipes: mpsc::Receiver<Pipe>, log: LogQueue, format: Format) {
+/// Where each keeper's lines go.
+fn open_outlets(config: &Config, log: &LogQueue, format: Format) -> io::Result<Vec<Arc<Outlet>>> {
     let render = match format {
         Format::Text => output::render_text,
         Format::Json => output::render_json,
         Format::Journald => output::render_journald,
     };
-    let streams = tokio_util::task::TaskTracker::new();
-    while let Some(pipe) = new_pipes.recv().await {
-        let log = log.clone();
-        streams.spawn(async move {
-            let keeper = Arc::clone(&pipe.outlet.name);
-            if let Err(error) = output::follow(pipe, log, render).await {
+    let sinks = Sinks { log: log.clone(), render, journal: Arc::new(Journal::at(&config.journal_socket)) };
+    config.keepers.iter().map(|keeper| Outlet::new(&keeper.name, &keeper.output, &sinks)).collect()
+}
+
+/// Reads every term's streams until their end; ends when the core thread has ended and all streams have.
+async fn read_output(mut new_outputs: mpsc::Receiver<TermOutput>) {
+    let terms = tokio_util::task::TaskTracker::new();
+    while let Some(output) = new_outputs.recv().await {
+        terms.spawn(async move {
+            let keeper = Arc::clone(&output.outlet.name);
+            if let Err(error) = output::follow(output).await {
                 tracing::warn!(keeper = &*keeper, %error, "output of the child cannot be read any more");
             }
         });
     }
-    streams.close();
-    streams.wait().await;
+    terms.close();
+    terms.wait().await;
 }

@@ -5,7 +5,7 @@
 
 use crate::clock;
 use crate::guard::{
-    self, ChildSpec, Command, Deadlines, Duty, Event, Exit, Guard, Launch, Lost, Newborn, Stage,
+    self, ChildSpec, Command, Deadlines, Duty, Event, Exit, Guard, Launch, Lost, Newborn, Stage, Wiring,
 };
 use std::fmt;
 use std::io;
@@ -109,6 +109,7 @@ impl Errand {
             duty: Duty::Errand,
             executable: Path::new(guard::OWN_EXECUTABLE),
             spec: &self.spec,
+            output: Wiring::Pipes,
             token: 0,
             deadlines: Deadlines { stop_at, kill_at: stop_at + GRACE },
             stop_timeout: GRACE,

@@ -8,13 +8,13 @@ use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
 use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
-use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn};
+use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn, Wiring};
 use crate::hooks::Caller;
 use crate::lock::{Ask, Engine, KeeperId};
 use crate::observe::board::{Board, HolderView, KeeperView, LastChange};
 use crate::observe::events;
-use crate::observe::history::History;
-use crate::output::{Outlet, Pipe, Stream};
+use crate::observe::history::{EndReason, History};
+use crate::output::{Ended, Outlet, TermOutput};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -34,6 +34,8 @@ const LAST_RESORT_FIRST: Duration = Duration::from_millis(1);
 const LAST_RESORT_MAX: Duration = Duration::from_millis(10);
 /// Frames of a guard taken before the timers get their turn: more than it ever has to say at once.
 const FRAMES_PER_TURN: usize = 64;
+/// Ends of main processes that the edge may not have heard of yet.
+const ENDS: usize = 16;
 /// When the edge was reading the view just then.
 const VIEW_AGAIN: Duration = Duration::from_millis(10);
 /// A loop that is this late has stopped turning, as far as the watchdog is concerned.
@@ -46,7 +48,7 @@ pub struct Shared {
     /// Names of the nodes, for log lines.
     pub nodes: Vec<String>,
     pub board: Arc<Board>,
-    pub pipes: mpsc::Sender<Pipe>,
+    pub outputs: mpsc::Sender<TermOutput>,
     pub last_resort: RefCell<LastResort>,
     /// Guards that live: every other child of the daemon is an orphan of a lost one.
     pub guards: RefCell<BTreeSet<u32>>,
@@ -117,6 +119,8 @@ struct Shell {
     history: History,
     /// How the main process ended last.
     ended: Option<guard::Exit>,
+    /// Tells the edge how the main processes of this term end.
+    ends: Option<mpsc::Sender<Ended>>,
     stale_view: bool,
     holding: bool,
 }
@@ -130,6 +134,7 @@ impl Shell {
             view,
             history: History::default(),
             ended: None,
+            ends: None,
             stale_view: true,
             holding: false,
         }
@@ -249,12 +254,14 @@ impl Shell {
         let releaser = shared.engine.releaser(&keeper.lock_key, value);
         let stop_timeout = keeper.election.timing().stop_timeout();
         let cgroup = shared.cgroup;
+        let output = keeper.outlet.wiring;
         // The thread may end when it likes: a guard asks for no signal on its parent's death (supervisors.md 2).
         Ok(tokio::task::spawn_blocking(move || {
             Newborn::start(&Launch {
                 duty: Duty::Term,
                 executable: Path::new(guard::OWN_EXECUTABLE),
                 spec: &spec,
+                output,
                 token: token.0,
                 deadlines,
                 stop_timeout,
@@ -290,13 +297,17 @@ impl Shell {
     }
 
     /// The child's output is the edge's to read.
-    fn hand_on(&self, token: FencingToken, output: guard::Output) {
-        for (stream, fd) in [(Stream::Stdout, output.stdout), (Stream::Stderr, output.stderr)] {
-            let pipe = Pipe { outlet: Arc::clone(&self.keeper.outlet), token, stream, fd };
-            if self.keeper.shared.pipes.try_send(pipe).is_err() {
-                let keeper = &*self.keeper.name;
-                tracing::error!(keeper, "output of the child is lost: the edge thread does not take it");
-            }
+    fn hand_on(&mut self, token: FencingToken, output: guard::Output) {
+        if self.keeper.outlet.wiring != Wiring::Pipes {
+            return;
+        }
+        let outlet = Arc::clone(&self.keeper.outlet);
+        let guard::Output { stdout, stderr } = output;
+        let (tell, ended) = mpsc::channel(ENDS);
+        self.ends = Some(tell);
+        if self.keeper.shared.outputs.try_send(TermOutput { outlet, token, stdout, stderr, ended }).is_err() {
+            let keeper = &*self.keeper.name;
+            tracing::error!(keeper, "output of the child is lost: the edge thread does not take it");
         }
     }
 
@@ -447,6 +458,12 @@ impl Shell {
         }
         if self.history.note(event, at) {
             self.view.history = self.history.runs().cloned().collect();
+        }
+        if let (Event::ChildExited { exit, .. }, Some(ends)) = (event, &self.ends) {
+            let by_itself = self.history.last_end().is_some_and(|end| end.reason == EndReason::Exited);
+            let failed = by_itself && !self.keeper.election.is_success(*exit);
+            // With so many waiting, one line less in the log is no loss.
+            let _ = ends.try_send(Ended { exit: *exit, failed });
         }
         self.view.role = self.keeper.election.role();
     }

@@ -3,6 +3,7 @@
 use keeperd::cli::{Cli, Command};
 use keeperd::config::{self, Env};
 use keeperd::observe::log::{self, Format, LogQueue};
+use keeperd::ops::status::Question;
 use keeperd::{daemon, guard, lock, ops};
 use std::io;
 use std::process::exit;
@@ -20,8 +21,12 @@ fn main() {
         exit(ops::check::EXIT_CONFIG);
     });
     match cli.command {
-        Some(Command::Status { name, json }) => {
-            exit(ops::status::run(&config.control.socket, name.as_deref(), json, &mut io::stdout()));
+        Some(Command::Status { name, json, lines }) => {
+            let question = Question { name, json, lines };
+            exit(ops::status::run(&config.control.socket, &question, &mut io::stdout()));
+        }
+        Some(Command::Logs { name, follow }) => {
+            exit(ops::logs::run(&config.control.socket, &name, follow, &mut io::stdout()));
         }
         Some(Command::Check) | None => {}
     }

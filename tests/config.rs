@@ -1,7 +1,8 @@
 //! What an operator may write, and what keeperd answers when it is wrong.
 
 use keeperd::config::{
-    Config, Env, Limit, LockConfig, NodeAddress, RedisConfig, RetryCount, UNLIMITED, load, parse,
+    Config, Env, Limit, LockConfig, NodeAddress, OutputConfig, RedisConfig, RetryCount, UNLIMITED, load,
+    parse,
 };
 use keeperd::core::restart::RestartPolicy;
 use keeperd::core::timing::Timing;
@@ -164,6 +165,41 @@ fn a_wrong_value_is_told_with_what_would_be_right() {
         (
             "limits = { core = { soft = 2, hard = 1 } }",
             "t.toml:6:19: limits.core has a soft limit above its hard limit",
+        ),
+        (
+            "output = \"syslog\"",
+            "t.toml:6:10: output must be \"log\", \"journal\", \"inherit\", \"null\", or a table such as \
+             { file = \"keeper.log\" }, not \"syslog\"",
+        ),
+        (
+            "output = true",
+            "t.toml:6:10: output must be \"log\", \"journal\", \"inherit\", \"null\", or a table such as \
+             { file = \"keeper.log\" }, not a boolean",
+        ),
+        ("output = { keep = 3 }", "t.toml:6:10: output needs a file, as in { file = \"keeper.log\" }"),
+        (
+            "output = { file = \"k.log\", max_siz = \"1MiB\" }",
+            "t.toml:6:28: unknown key \"max_siz\" in output; did you mean \"max_size\"?",
+        ),
+        (
+            "output = { file = \"k.log\", max_size = 1000000 }",
+            "t.toml:6:39: max_size must be a string with a unit such as \"10MiB\", not an integer",
+        ),
+        (
+            "output = { file = \"k.log\", max_size = \"1000000\" }",
+            "t.toml:6:39: max_size must be a string with a unit such as \"10MiB\"; 1000000 has none",
+        ),
+        (
+            "output = { file = \"k.log\", max_size = \"big\" }",
+            "t.toml:6:39: max_size must be a string with a unit such as \"10MiB\", not \"big\"",
+        ),
+        (
+            "output = { file = \"k.log\", max_size = \"1KiB\" }",
+            "t.toml:6:39: max_size must be at least \"64KiB\"",
+        ),
+        (
+            "output = { file = \"k.log\", keep = -1 }",
+            "t.toml:6:35: keep must be a whole number from 0 to 1000",
         ),
         (
             "restart_delay = \"2m\"",
@@ -868,4 +904,55 @@ fn hostile_texts_are_refused_without_a_panic() {
         let answer = errors(&text);
         assert!(answer.lines().all(|line| line.chars().count() < 500), "{}", &answer[..2_000]);
     }
+}
+
+#[test]
+fn output_goes_to_the_log_unless_the_keeper_or_the_defaults_say_otherwise() {
+    let two = "[[keeper]]\nname = \"j\"\ncommand = [\"true\"]\noutput = \"journal\"\n";
+    let outputs = |text: &str| -> Vec<OutputConfig> {
+        read(text).keepers.into_iter().map(|keeper| keeper.output).collect()
+    };
+    assert_eq!(outputs(&format!("{REDIS}{KEEPER}{two}")), [OutputConfig::Log, OutputConfig::Journal]);
+    let defaults = "[defaults]\noutput = \"inherit\"\n";
+    let with_defaults = outputs(&format!("{REDIS}{defaults}{KEEPER}{two}"));
+    assert_eq!(with_defaults, [OutputConfig::Inherit, OutputConfig::Journal]);
+    assert_eq!(outputs(&format!("{REDIS}{KEEPER}output = \"null\"")), [OutputConfig::Null]);
+}
+
+#[test]
+fn an_output_file_is_relative_to_the_file_it_stands_in_and_has_a_size() {
+    let file = |text: &str| match &read(&format!("{REDIS}{KEEPER}output = {text}")).keepers[0].output {
+        OutputConfig::File(file) => file.clone(),
+        other @ (OutputConfig::Log | OutputConfig::Journal | OutputConfig::Inherit | OutputConfig::Null) => {
+            panic!("{other:?}")
+        }
+    };
+    let plain = file("{ file = \"logs/k.log\" }");
+    assert!(plain.path.is_absolute() && plain.path.ends_with("logs/k.log"), "{plain:?}");
+    assert_eq!((plain.max_size, plain.keep), (10 << 20, 5));
+    let sized = |size: &str| file(&format!("{{ file = \"/k\", max_size = \"{size}\", keep = 0 }}")).max_size;
+    assert_eq!(
+        [sized("64KiB"), sized("1 MiB"), sized("100MB"), sized("2GiB")],
+        [64 << 10, 1 << 20, 100_000_000, 2 << 30]
+    );
+}
+
+#[test]
+fn no_file_is_written_by_two_keepers() {
+    let two = "[[keeper]]\nname = \"j\"\ncommand = [\"true\"]\noutput = { file = \"/x\" }\n";
+    let own = format!("{REDIS}{KEEPER}output = {{ file = \"/x\" }}\n{two}");
+    let answer = "output file /x of keeper \"j\" is taken by keeper \"k\"";
+    assert_eq!(errors(&own), format!("t.toml:10:10: {answer}"));
+    let shared = format!("{REDIS}[defaults]\noutput = {{ file = \"/x\" }}\n{KEEPER}{two}");
+    assert_eq!(errors(&shared), format!("t.toml:11:10: {answer}"));
+}
+
+#[test]
+fn the_journal_can_be_elsewhere() {
+    let text = format!("{REDIS}{KEEPER}");
+    assert_eq!(read(&text).journal_socket, Path::new("/run/systemd/journal/socket"));
+    let there = read_in(&text, &env([("KEEPERD_JOURNAL_SOCKET", "/there")]));
+    assert_eq!(there.journal_socket, Path::new("/there"));
+    let wrong = errors_in(&text, &env([("KEEPERD_JOURNAL_SOCKET", "here")]));
+    assert_eq!(wrong, "KEEPERD_JOURNAL_SOCKET:1:1: must be an absolute path, or not be set at all");
 }

@@ -5,7 +5,7 @@ use keeperd::clock;
 use keeperd::errand::{Errand, GRACE, Outcome};
 use keeperd::guard::{
     self, Ack, ChildSpec, Command, Deadlines, Duty, Event, Exit, Guard, LastResort, Launch, Limit, Lost,
-    Output, Stage, Why,
+    Output, Stage, Why, Wiring,
 };
 use libtest_mimic::{Arguments, Trial};
 use std::collections::BTreeSet;
@@ -182,6 +182,7 @@ impl Plan {
             duty: Duty::Term,
             executable: &self.executable,
             spec: &self.spec,
+            output: Wiring::Pipes,
             token: 4711,
             deadlines: self.deadlines,
             stop_timeout: self.stop_timeout,

@@ -1,4 +1,4 @@
-//! The environment, handed in as a value, and the four variables that stand in for keys of the file.
+//! The environment, handed in as a value, and the variables that stand in for keys of the file.
 
 use super::RetryCount;
 use super::decode::{Field, Located};
@@ -7,6 +7,7 @@ use super::schema::RawNodes;
 use super::values::check_ttl;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A copy of an environment, so that a configuration depends on nothing but its arguments.
@@ -77,6 +78,16 @@ impl Overrides {
             retry_delay: variable(env, "REDIS_RETRY_DELAY_MS", report, milliseconds),
         }
     }
+}
+
+/// Where the journal takes entries: systemd's place, unless it is mounted elsewhere (a container, a test).
+pub fn journal_socket(env: &Env, report: &mut Report) -> PathBuf {
+    let written = variable(env, "KEEPERD_JOURNAL_SOCKET", report, |text| {
+        Some(PathBuf::from(text))
+            .filter(|path| path.is_absolute())
+            .ok_or_else(|| "must be an absolute path, or not be set at all".to_owned())
+    });
+    written.value().unwrap_or_else(|| PathBuf::from("/run/systemd/journal/socket"))
 }
 
 fn variable<T>(

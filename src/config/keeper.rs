@@ -3,7 +3,7 @@
 use super::decode::Field;
 use super::report::{Place, Report, Source};
 use super::schema::RawKeeper;
-use super::{HOOK_TIMEOUT_DEFAULT, HooksConfig, KeeperConfig, ProcessConfig, TTL_DEFAULT};
+use super::{HOOK_TIMEOUT_DEFAULT, HooksConfig, KeeperConfig, OutputConfig, ProcessConfig, TTL_DEFAULT};
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::timing::Timing;
 use nix::sys::signal::Signal;
@@ -40,6 +40,24 @@ pub fn unique(keepers: &[RawKeeper], report: &mut Report) {
     }
 }
 
+/// No file for two keepers: each would rotate it away under the other. `defaults` counts for every keeper that has no output of its own.
+pub fn own_files(keepers: &[RawKeeper], defaults: &RawKeeper, report: &mut Report) {
+    let mut files = BTreeMap::new();
+    for keeper in keepers {
+        let name = keeper.name.given_value().map_or("?", String::as_str);
+        let Field::Given(output) = keeper.output.clone().or(defaults.output.clone()) else { continue };
+        let OutputConfig::File(file) = output.value else { continue };
+        match files.get(&file.path) {
+            None => drop(files.insert(file.path, name)),
+            Some(first) => {
+                let path = file.path.display();
+                let why = format!("output file {path} of keeper \"{name}\" is taken by keeper \"{first}\"");
+                report.error(&output.place, why);
+            }
+        }
+    }
+}
+
 /// `None` when something has been reported. `lock_ttl` is what counts when neither the keeper nor `[defaults]` has one.
 pub fn resolve(
     raw: RawKeeper,
@@ -56,6 +74,10 @@ pub fn resolve(
     let timing = timing(&raw, &at, report);
     let restart = restart(&raw, report);
     let lock = raw.lock.clone().or(raw.name.clone());
+    if raw.output.is_bad() {
+        return None;
+    }
+    let output = raw.output.clone().value().unwrap_or(OutputConfig::Log);
     Some(KeeperConfig {
         name: raw.name.clone().value()?,
         lock: lock.value()?,
@@ -63,6 +85,7 @@ pub fn resolve(
         hooks: hooks(&raw),
         process: process(raw)?,
         restart: restart?,
+        output,
     })
 }
 
@@ -98,6 +121,7 @@ impl RawKeeper {
             on_acquired: self.on_acquired.or(below.on_acquired.clone()),
             on_lost: self.on_lost.or(below.on_lost.clone()),
             hook_timeout: self.hook_timeout.or(below.hook_timeout.clone()),
+            output: self.output.or(below.output.clone()),
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Config {
     pub host: String,
     pub lock: LockConfig,
     pub control: ControlConfig,
+    /// Where the journal takes entries.
+    pub journal_socket: PathBuf,
     pub keepers: Vec<KeeperConfig>,
     /// Allowed, but to be told to the operator.
     pub warnings: Vec<String>,
@@ -96,7 +98,47 @@ pub struct KeeperConfig {
     pub process: ProcessConfig,
     pub restart: RestartRules,
     pub hooks: HooksConfig,
+    pub output: OutputConfig,
 }
+
+/// Where the lines of a keeper go (DESIGN.md 2.2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OutputConfig {
+    /// Lines of the daemon's own log.
+    Log,
+    /// Entries of the journal, under the keeper's name.
+    Journal,
+    /// The child writes where the daemon does.
+    Inherit,
+    Null,
+    File(FileOutput),
+}
+
+impl OutputConfig {
+    pub fn name(&self) -> &'static str {
+        match self {
+            OutputConfig::Log => "log",
+            OutputConfig::Journal => "journal",
+            OutputConfig::Inherit => "inherit",
+            OutputConfig::Null => "null",
+            OutputConfig::File(_) => "file",
+        }
+    }
+}
+
+/// A file that is rotated when it would grow above a size.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileOutput {
+    /// Absolute. Its folder need not exist, but nobody makes it.
+    pub path: PathBuf,
+    /// In bytes, at least [`FILE_SIZE_MIN`].
+    pub max_size: u64,
+    /// Older files, `path.1` to `path.keep`.
+    pub keep: u32,
+}
+
+/// The longest line must fit a few times.
+pub const FILE_SIZE_MIN: u64 = 64 * 1024;
 
 /// What the guard does between fork and exec. Users, groups and the program are resolved there, not here.
 #[derive(Clone, PartialEq)]

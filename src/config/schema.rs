@@ -4,7 +4,7 @@ use super::address::NodeAddress;
 use super::decode::{Field, Item, Located, Shape, Table};
 use super::report::{Place, Report, Source};
 use super::values::{self, command, key_prefix, name, number, positive, ttl};
-use super::{Isolation, KEEPERS_MAX, Limit, RetryCount};
+use super::{Isolation, KEEPERS_MAX, Limit, OutputConfig, RetryCount};
 use crate::core::restart::RestartPolicy;
 use crate::env_file::EnvFile;
 use nix::sys::signal::Signal;
@@ -34,7 +34,7 @@ static LOCK: Shape = Shape {
     not_built: &["username", "password_file", "tls"],
 };
 static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"], not_built: &[] };
-const KEEPER_NOT_BUILT: &[&str] = &["health", "ready", "output", "priority", "hold"];
+const KEEPER_NOT_BUILT: &[&str] = &["health", "ready", "priority", "hold"];
 macro_rules! keeper_keys {
     ($($own:literal),*) => {
         &[
@@ -64,6 +64,7 @@ macro_rules! keeper_keys {
             "on_acquired",
             "on_lost",
             "hook_timeout",
+            "output",
         ]
     };
 }
@@ -71,6 +72,7 @@ static DEFAULTS: Shape = Shape { title: "[defaults]", keys: keeper_keys!(), not_
 static KEEPER: Shape =
     Shape { title: "[[keeper]]", keys: keeper_keys!("name", "lock", "command"), not_built: KEEPER_NOT_BUILT };
 pub static LIMIT: Shape = Shape { title: "a limit", keys: &["soft", "hard"], not_built: &[] };
+pub static OUTPUT: Shape = Shape { title: "output", keys: &["file", "max_size", "keep"], not_built: &[] };
 static INCLUDED: Shape =
     Shape { title: "an included file (it holds [[keeper]] tables only)", keys: &["keeper"], not_built: &[] };
 static SHAPES: &[&Shape] = &[&TOP, &LOCK, &CONTROL, &DEFAULTS, &KEEPER];
@@ -158,6 +160,7 @@ pub struct RawKeeper {
     pub on_acquired: Field<Vec<String>>,
     pub on_lost: Field<Vec<String>>,
     pub hook_timeout: Field<Duration>,
+    pub output: Field<OutputConfig>,
 }
 
 /// The main file.
@@ -275,6 +278,7 @@ fn keeper_settings(table: &Table<'_>, report: &mut Report) -> RawKeeper {
         on_acquired: table.field("on_acquired", report, command),
         on_lost: table.field("on_lost", report, command),
         hook_timeout: table.field("hook_timeout", report, positive),
+        output: table.field("output", report, values::output),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The configuration as written to the one that is run: precedence, defaults, and what must hold between keys.
 
 use super::decode::Field;
-use super::environment::Overrides;
+use super::environment::{Overrides, journal_socket};
 use super::report::{Place, Report, Source};
 use super::schema::{Engine, Quarantine, RawConfig, RawLock, RawNodes};
 use super::values::check_host;
@@ -24,6 +24,7 @@ pub fn validate(raw: RawConfig, env: &Env, source: &Arc<Source>, report: &mut Re
         report.warn_at(&source.place(0), "no [[keeper]]: this daemon has nothing to do");
     }
     keeper::unique(&written, report);
+    keeper::own_files(&written, &defaults, report);
     let keepers: Vec<_> =
         written.into_iter().filter_map(|raw| keeper::resolve(raw, &defaults, &ttl, source, report)).collect();
     let ttl_max = keepers.iter().map(|keeper| keeper.timing.ttl()).max().unwrap_or_default();
@@ -34,6 +35,7 @@ pub fn validate(raw: RawConfig, env: &Env, source: &Arc<Source>, report: &mut Re
         } else {
             LockConfig::Redis(redis_lock(lock, overrides, ttl_max, source, report))
         },
+        journal_socket: journal_socket(env, report),
         control: ControlConfig { socket: socket_path(socket, env, source, report) },
         keepers,
         warnings: Vec::new(),

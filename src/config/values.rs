@@ -1,12 +1,13 @@
 //! Decoders of single values: what each key accepts, and what it says otherwise.
 
-use super::decode::{Item, Table, quoted};
+use super::decode::{Field, Item, Table, quoted};
 use super::report::Report;
-use super::schema::{LIMIT, RawNodes};
-use super::{LIMIT_NAMES, Limit, UNLIMITED};
+use super::schema::{LIMIT, OUTPUT, RawNodes};
+use super::{FILE_SIZE_MIN, FileOutput, LIMIT_NAMES, Limit, OutputConfig, UNLIMITED};
 use crate::core::restart::RestartPolicy;
 use crate::core::timing::{Impossible, TTL_MAX, TTL_MIN};
 use crate::env_file::EnvFile;
+use bytesize::ByteSize;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -105,6 +106,51 @@ pub fn positive(item: &Item<'_>, report: &mut Report) -> Option<Duration> {
 
 pub fn number<T: TryFrom<i64>>(item: &Item<'_>, from: i64, to: i64, report: &mut Report) -> Option<T> {
     T::try_from(item.integer(from..=to, report)?).ok()
+}
+
+pub fn output(item: &Item<'_>, report: &mut Report) -> Option<OutputConfig> {
+    const SIZE_DEFAULT: u64 = 10 * 1024 * 1024;
+    const KEEP_DEFAULT: u32 = 5;
+    if let Some(entries) = item.value().as_table() {
+        let table = Table::open(entries, item.place(), item.source(), &OUTPUT, &[], report);
+        let path = table.field("file", report, Item::path);
+        let max_size = table.field("max_size", report, size);
+        let keep = table.field("keep", report, |item, report| number(item, 0, 1000, report));
+        if let Field::Absent = path {
+            return item.refuse(report, "needs a file, as in { file = \"keeper.log\" }");
+        }
+        if max_size.is_bad() || keep.is_bad() {
+            return None;
+        }
+        return Some(OutputConfig::File(FileOutput {
+            path: path.value()?,
+            max_size: max_size.value().unwrap_or(SIZE_DEFAULT),
+            keep: keep.value().unwrap_or(KEEP_DEFAULT),
+        }));
+    }
+    const EXPECTED: &str =
+        "\"log\", \"journal\", \"inherit\", \"null\", or a table such as { file = \"keeper.log\" }";
+    match item.value().as_str() {
+        Some("log") => Some(OutputConfig::Log),
+        Some("journal") => Some(OutputConfig::Journal),
+        Some("inherit") => Some(OutputConfig::Inherit),
+        Some("null") => Some(OutputConfig::Null),
+        Some(other) => item.refuse(report, format!("must be {EXPECTED}, not {}", quoted(other))),
+        None => item.wrong_type(report, EXPECTED),
+    }
+}
+
+fn size(item: &Item<'_>, report: &mut Report) -> Option<u64> {
+    const EXPECTED: &str = "a string with a unit such as \"10MiB\"";
+    let Some(text) = item.value().as_str() else { return item.wrong_type(report, EXPECTED) };
+    match text.parse::<ByteSize>() {
+        Ok(size) if text.ends_with(|last: char| last.is_ascii_digit()) => {
+            item.refuse(report, format!("must be {EXPECTED}; {} has none", size.as_u64()))
+        }
+        Ok(size) if size.as_u64() < FILE_SIZE_MIN => item.refuse(report, "must be at least \"64KiB\""),
+        Ok(size) => Some(size.as_u64()),
+        Err(_) => item.refuse(report, format!("must be {EXPECTED}, not {}", quoted(text))),
+    }
 }
 
 pub fn restart_policy(item: &Item<'_>, report: &mut Report) -> Option<RestartPolicy> {

@@ -25,6 +25,17 @@ const PIPE_SIZE: i32 = 256 * 1024;
 /// A dismissed guard needs microseconds; one that takes this long is killed.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
+/// Where the child's standard output and error go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wiring {
+    /// To the daemon.
+    Pipes,
+    /// Where the daemon's own go.
+    Inherit,
+    /// Nowhere.
+    Null,
+}
+
 /// All that a term's guard must know.
 #[derive(Debug)]
 pub struct Launch<'a> {
@@ -32,6 +43,7 @@ pub struct Launch<'a> {
     /// [`OWN_EXECUTABLE`], except in tests.
     pub executable: &'a Path,
     pub spec: &'a ChildSpec,
+    pub output: Wiring,
     /// Fencing token of the term; only a part of the cgroup's name here.
     pub token: u64,
     pub deadlines: Deadlines,
@@ -45,7 +57,7 @@ pub struct Launch<'a> {
     pub cgroup: bool,
 }
 
-/// Read ends of what the child writes. They end when the guard does, not when the child does.
+/// Read ends of what the child writes. They end when the guard does, not when the child does; at once if it writes elsewhere.
 #[derive(Debug)]
 pub struct Output {
     pub stdout: OwnedFd,
@@ -105,8 +117,8 @@ impl Newborn {
             .arg0(format!("{}{}", launch.duty.title(), launch.spec.keeper))
             .env_clear()
             .stdin(Stdio::from(theirs))
-            .stdout(Stdio::from(child_stdout))
-            .stderr(Stdio::from(child_stderr))
+            .stdout(launch.output.stdio(child_stdout))
+            .stderr(launch.output.stdio(child_stderr))
             .spawn()?;
         let own = if launch.cgroup { cgroup::own() } else { None };
         let leaf = own.map(|own| cgroup::leaf_path(&own, &launch.spec.keeper, launch.token, child.id()));
@@ -122,6 +134,16 @@ impl Newborn {
             tree::kill_guard(&process);
         }
         Ok(Newborn { socket, process, child, leaf, output: Output { stdout, stderr } })
+    }
+}
+
+impl Wiring {
+    fn stdio(self, pipe: OwnedFd) -> Stdio {
+        match self {
+            Wiring::Pipes => Stdio::from(pipe),
+            Wiring::Inherit => Stdio::inherit(),
+            Wiring::Null => Stdio::null(),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ mod sys;
 mod tree;
 
 pub use crate::core::restart::Exit;
-pub use daemon::{Guard, Launch, Lost, Newborn, OWN_EXECUTABLE, Output};
+pub use daemon::{Guard, Launch, Lost, Newborn, OWN_EXECUTABLE, Output, Wiring};
 pub use frame::{Ack, Command, Deadlines, Event, Report, Seq, Stage, Why};
 pub use spec::{ChildSpec, LIMITS, Limit, limit_by_name};
 pub use sys::become_realtime;

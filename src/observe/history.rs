@@ -127,6 +127,11 @@ impl History {
         self.runs.iter()
     }
 
+    /// How the last run that is over ended.
+    pub fn last_end(&self) -> Option<End> {
+        self.runs.iter().rev().find_map(|run| run.end)
+    }
+
     /// Takes an event that happened at `now`; true when a run was added or changed.
     pub fn note(&mut self, event: &Event, now: WallTime) -> bool {
         match event {

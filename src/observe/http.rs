@@ -1,11 +1,7 @@
-//! HTTP over the control socket. For now it answers `GET /v1/status`.
+//! HTTP over the control socket: binding it, and its connections. What is answered stands in `api`.
 
-use super::board::Board;
-use super::status;
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use super::api::Api;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, listen, socket};
 use std::fs::{File, Permissions, TryLockError};
@@ -14,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -113,13 +110,6 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// What requests may look at and ask for.
-#[derive(Clone, Debug)]
-pub struct Api {
-    pub board: Arc<Board>,
-    pub host: Arc<str>,
-}
-
 /// Serves until dropped.
 pub async fn serve(listener: UnixListener, api: Api) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -137,43 +127,24 @@ pub async fn serve(listener: UnixListener, api: Api) {
         let api = api.clone();
         tokio::spawn(async move {
             let _place = place;
+            let follows = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&follows);
             let service = service_fn(move |request| {
-                let response = respond(&api, &request);
+                let response = api.respond(&request);
+                told.fetch_or(response.body().is_endless(), Ordering::Relaxed);
                 async move { Ok::<_, std::convert::Infallible>(response) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
-            // A client that goes away in the middle is its own affair.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+            tokio::pin!(connection);
+            // A client that goes away in the middle is its own affair; one that follows may stay.
+            while tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await.is_err()
+                && follows.load(Ordering::Relaxed)
+            {}
         });
     }
-}
-
-fn respond(api: &Api, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/v1/status") => {
-            let document = status::document(&api.board, &api.host);
-            json(StatusCode::OK, &document)
-        }
-        (_, "/v1/status") => error(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
-        _ => error(StatusCode::NOT_FOUND, "there is GET /v1/status"),
-    }
-}
-
-fn json(code: StatusCode, document: &impl serde::Serialize) -> Response<Full<Bytes>> {
-    let mut body = serde_json::to_vec_pretty(document).expect("documents are plain data");
-    body.push(b'\n');
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = code;
-    let kind = hyper::header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
-    response
-}
-
-fn error(code: StatusCode, message: &str) -> Response<Full<Bytes>> {
-    json(code, &serde_json::json!({ "error": message }))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the daemon shows of itself: log, status, control socket. All of it lives on the edge thread; the core thread only leaves
 //! things where the edge finds them, and never waits.
 
+pub mod api;
 pub mod board;
 pub mod events;
 pub mod history;

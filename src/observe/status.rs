@@ -7,7 +7,11 @@ use crate::core::event::Role;
 use crate::core::restart::Exit;
 use crate::core::time::{Instant, WallTime};
 use crate::lock::NodeStatus;
+use crate::output::{self, Heard, Line, Outlet};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +38,61 @@ pub struct Keeper {
     /// The last runs on this host, oldest first; beyond the contract, which it leaves as it is.
     #[serde(default)]
     pub history: Vec<Run>,
+    /// Where its lines go, and how many could not; beyond the contract, too.
+    pub output: Option<Output>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Output {
+    /// As the configuration names it; `file` for a file.
+    pub to: String,
+    /// Since keeperd started.
+    pub dropped_lines: u64,
+}
+
+/// What a reader of a keeper's lines is told, one JSON object a line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum HeardLine {
+    Line {
+        at: String,
+        token: u64,
+        stream: String,
+        /// What is not UTF-8 is replaced by U+FFFD.
+        line: String,
+        /// The rest is the next line of this stream.
+        #[serde(default)]
+        continues: bool,
+    },
+    /// So many lines came while it did not read.
+    Lost { lost: u64 },
+}
+
+impl From<&Line> for HeardLine {
+    fn from(line: &Line) -> HeardLine {
+        HeardLine::Line {
+            at: output::timestamp(line.at),
+            token: line.token.0,
+            stream: line.stream.name().to_owned(),
+            line: String::from_utf8_lossy(&line.bytes).into_owned(),
+            continues: line.continues,
+        }
+    }
+}
+
+impl From<&Heard> for HeardLine {
+    fn from(heard: &Heard) -> HeardLine {
+        match heard {
+            Heard::Line(line) => HeardLine::from(&**line),
+            Heard::Lost(lost) => HeardLine::Lost { lost: *lost },
+        }
+    }
+}
+
+/// Appends it with its end of line.
+pub fn write_line(document: &mut Vec<u8>, line: &HeardLine) {
+    serde_json::to_writer(&mut *document, line).expect("documents are plain data");
+    document.push(b'\n');
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,18 +138,29 @@ pub struct Node {
 }
 
 /// The document as of now.
-pub fn document(board: &Board, host: &str) -> Status {
+pub fn document(board: &Board, host: &str, outlets: &BTreeMap<Arc<str>, Arc<Outlet>>) -> Status {
     let now = clock::boot();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: host.to_owned(),
         pid: std::process::id(),
-        keepers: board.keepers().into_iter().map(|view| keeper(view, now)).collect(),
+        keepers: board
+            .keepers()
+            .into_iter()
+            .map(|view| {
+                let outlet = outlets.get(view.name.as_str());
+                keeper(view, outlet.map(|outlet| output_of(outlet)), now)
+            })
+            .collect(),
         nodes: board.nodes().into_iter().map(node).collect(),
     }
 }
 
-fn keeper(view: KeeperView, now: Instant) -> Keeper {
+fn output_of(outlet: &Outlet) -> Output {
+    Output { to: outlet.kind.to_owned(), dropped_lines: outlet.dropped.load(Ordering::Relaxed) }
+}
+
+fn keeper(view: KeeperView, output: Option<Output>, now: Instant) -> Keeper {
     Keeper {
         name: view.name,
         role: role_name(view.role).to_owned(),
@@ -105,6 +175,7 @@ fn keeper(view: KeeperView, now: Instant) -> Keeper {
             .map(|change| LastChange { at: rfc3339(change.at), reason: change.reason }),
         holder: view.holder.map(|HolderView { host, pid, value }| Holder { host, pid, value }),
         history: view.history.iter().map(run).collect(),
+        output,
     }
 }
 

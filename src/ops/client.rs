@@ -1,7 +1,7 @@
 //! A client of the control socket of the daemon on this host.
 
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -14,6 +14,8 @@ pub const EXIT_NOT_RUNNING: i32 = 3;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// 5,000 keepers with 20 runs each need about 25 MiB.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
+/// Of an answer that says no.
+const REASON_MAX: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -21,6 +23,8 @@ pub enum ClientError {
     NotRunning { path: PathBuf, error: io::Error },
     #[error("keeperd did not answer properly on {}: {what}", path.display())]
     BadAnswer { path: PathBuf, what: String },
+    #[error("keeperd has ended; once it runs again, the same command follows it")]
+    Ended,
 }
 
 /// `GET path` on the control socket.
@@ -30,22 +34,55 @@ pub enum ClientError {
 pub async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
     let bad = |what: String| ClientError::BadAnswer { path: socket.to_owned(), what };
     let work = async {
-        let stream = UnixStream::connect(socket)
-            .await
-            .map_err(|error| ClientError::NotRunning { path: socket.to_owned(), error })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| bad(error.to_string()))?;
-        tokio::spawn(connection);
-        let request = Request::get(path)
-            .header(hyper::header::HOST, "localhost")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| bad(error.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|error| bad(error.to_string()))?;
-        let code = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-        let body = body.map_err(|error| bad(error.to_string()))?.to_bytes();
-        if code == StatusCode::OK { Ok(body) } else { Err(bad(format!("{code}"))) }
+        let body = Limited::new(open(socket, path).await?, ANSWER_MAX).collect().await;
+        Ok(body.map_err(|error| bad(error.to_string()))?.to_bytes())
     };
     tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(bad("no answer in 10 s".into())))
+}
+
+/// `GET path`, for an answer without end: `take` is given each piece, and stops it by an error.
+///
+/// # Errors
+/// When no daemon answers, or not with a 200; [`ClientError::Ended`] when it ends. `Ok` holds the error of `take`.
+pub async fn listen<E>(
+    socket: &Path,
+    path: &str,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<E, ClientError> {
+    let bad = |what: &str| ClientError::BadAnswer { path: socket.to_owned(), what: what.to_owned() };
+    let opened = tokio::time::timeout(TIMEOUT, open(socket, path)).await;
+    let mut body = opened.unwrap_or_else(|_| Err(bad("no answer in 10 s")))?;
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Some(piece) = frame.data_ref()
+            && let Err(error) = take(piece)
+        {
+            return Ok(error);
+        }
+    }
+    Err(ClientError::Ended)
+}
+
+/// The body of an answer with 200.
+async fn open(socket: &Path, path: &str) -> Result<Incoming, ClientError> {
+    let bad = |what: String| ClientError::BadAnswer { path: socket.to_owned(), what };
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| ClientError::NotRunning { path: socket.to_owned(), error })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| bad(error.to_string()))?;
+    tokio::spawn(connection);
+    let request = Request::get(path)
+        .header(hyper::header::HOST, "localhost")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| bad(error.to_string()))?;
+    let response = sender.send_request(request).await.map_err(|error| bad(error.to_string()))?;
+    let code = response.status();
+    if code == StatusCode::OK {
+        return Ok(response.into_body());
+    }
+    let body = Limited::new(response.into_body(), REASON_MAX).collect().await;
+    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let why: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    Err(bad(format!("{code}: {}", why["error"].as_str().unwrap_or("no reason given"))))
 }

@@ -1,17 +1,29 @@
 //! `keeperd status`: this daemon's keepers and nodes, for people or as JSON.
 
 use super::client::{self, ClientError, EXIT_NOT_RUNNING};
+use super::logs;
 use crate::observe::plain::plain;
 use crate::observe::status::{Keeper, Run, Status};
 use std::io::{self, Write};
 use std::path::Path;
+use tokio::runtime::Runtime;
 
 /// Exit code: no keeper of that name.
 pub const EXIT_UNKNOWN_NAME: i32 = 4;
 
+/// What is asked for.
+#[derive(Debug)]
+pub struct Question {
+    /// Only this keeper.
+    pub name: Option<String>,
+    pub json: bool,
+    /// The keeper's last lines, too.
+    pub lines: bool,
+}
+
 /// Prints the status; the exit code.
-pub fn run(socket: &Path, name: Option<&str>, as_json: bool, out: &mut dyn Write) -> i32 {
-    match try_run(socket, name, as_json, out) {
+pub fn run(socket: &Path, question: &Question, out: &mut dyn Write) -> i32 {
+    match try_run(socket, question, out) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keeperd: {error}");
@@ -22,31 +34,69 @@ pub fn run(socket: &Path, name: Option<&str>, as_json: bool, out: &mut dyn Write
 
 fn try_run(
     socket: &Path,
-    name: Option<&str>,
-    as_json: bool,
+    question: &Question,
     out: &mut dyn Write,
 ) -> Result<i32, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let body = runtime.block_on(client::get(socket, "/v1/status"))?;
-    let mut status: Status = serde_json::from_slice(&body)
-        .map_err(|error| ClientError::BadAnswer { path: socket.to_owned(), what: error.to_string() })?;
-    if let Some(name) = name {
-        status.keepers.retain(|keeper| keeper.name == name);
-        if status.keepers.is_empty() {
-            eprintln!("keeperd: there is no keeper {name:?} here; keeperd status lists them");
-            return Ok(EXIT_UNKNOWN_NAME);
+    let mut status = fetch(&runtime, socket)?;
+    let Some(name) = &question.name else {
+        if question.json {
+            write_json(&status, out)?;
+        } else {
+            print(&status, out)?;
         }
+        return Ok(0);
+    };
+    status.keepers.retain(|keeper| keeper.name == *name);
+    let Some(keeper) = status.keepers.first() else {
+        say_unknown(name);
+        return Ok(EXIT_UNKNOWN_NAME);
+    };
+    let lines = if question.lines { Some(logs::lines(&runtime, socket, name)?) } else { None };
+    if question.json {
+        if let Some(lines) = lines {
+            let mut document = serde_json::to_value(&status)?;
+            document["keepers"][0]["lines"] = serde_json::to_value(lines)?;
+            write_json(&document, out)?;
+        } else {
+            write_json(&status, out)?;
+        }
+        return Ok(0);
     }
-    if as_json {
-        serde_json::to_writer_pretty(&mut *out, &status)?;
-        writeln!(out)?;
-    } else {
-        print(&status, out)?;
-        if let (Some(_), Some(keeper)) = (name, status.keepers.first()) {
-            print_history(keeper, out)?;
-        }
+    print(&status, out)?;
+    print_history(keeper, out)?;
+    if let Some(lines) = lines {
+        writeln!(out, "\nLAST LINES")?;
+        lines.iter().try_for_each(|line| logs::print(line, out))?;
     }
     Ok(0)
+}
+
+/// The keeper of that name; without one, a word on stderr.
+///
+/// # Errors
+/// When no daemon answers, or not properly.
+pub fn keeper(runtime: &Runtime, socket: &Path, name: &str) -> Result<Option<Keeper>, ClientError> {
+    let found = fetch(runtime, socket)?.keepers.into_iter().find(|keeper| keeper.name == name);
+    if found.is_none() {
+        say_unknown(name);
+    }
+    Ok(found)
+}
+
+fn say_unknown(name: &str) {
+    eprintln!("keeperd: there is no keeper {name:?} here; keeperd status lists them");
+}
+
+fn fetch(runtime: &Runtime, socket: &Path) -> Result<Status, ClientError> {
+    let body = runtime.block_on(client::get(socket, "/v1/status"))?;
+    serde_json::from_slice(&body)
+        .map_err(|error| ClientError::BadAnswer { path: socket.to_owned(), what: error.to_string() })
+}
+
+fn write_json(document: &impl serde::Serialize, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, document)?;
+    writeln!(out)
 }
 
 fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {

@@ -1,304 +1,248 @@
-//! What the child writes, as log lines under the keeper's name.
+//! What children write: read at once, kept for a while, and passed on to where the configuration says.
 //!
-//! The pipe is always emptied, so a child never waits for keeperd; what the log cannot take is dropped, oldest first, and counted.
-//! Lines are bytes: cut at 16 KiB, invalid UTF-8 shown as U+FFFD. Nobody waits for the end of the pipe, which a grandchild may hold.
+//! ```text
+//! pipes of a term ─► follow ─► split ─► Line ─┬─► recent (last lines, followers)
+//!                    edge thread, one task     └─► Waiting ─► Sink: log · journal · file (a thread each)
+//! ```
+//! The pipes are always emptied, so a child never waits for keeperd; what a sink cannot take is dropped, oldest first, and counted.
+//! Lines are bytes: nothing is lost of what is not UTF-8 where the sink can take it. Nobody waits for the end of a pipe, which a
+//! grandchild may hold.
 
+mod file;
+pub mod journal;
+mod line;
 mod outlet;
+mod recent;
+mod sink;
+mod split;
 
-pub use outlet::{LastWrite, Outlet};
+pub use journal::Journal;
+pub use line::{Line, Render, Stream, escaped, render_journald, render_json, render_text, timestamp};
+pub use outlet::{LastWrite, Outlet, Sinks};
+pub use recent::{Follower, Heard, LINES_KEPT};
+pub use split::LINE_MAX;
 
 use crate::clock;
 use crate::core::lease::FencingToken;
-use crate::observe::log::{Full, LogQueue};
+use crate::core::restart::Exit;
+use crate::core::time::WallTime;
+use crate::observe::events::say_exit;
+use sink::Waiting;
+use split::Splitter;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-/// Longer lines are split and the pieces marked.
-pub const LINE_MAX: usize = 16 * 1024;
 /// One read; a child that shouts is read in pieces of this size, turn by turn with all others.
 const READ_SIZE: usize = 64 * 1024;
-/// Lines of one stream that wait for room in the log.
-const WAITING_BYTES_MAX: usize = 1024 * 1024;
 /// A line without its end is shown after this long.
 const PARTIAL_AFTER: Duration = Duration::from_millis(500);
-/// The log was full: how long to wait before trying again.
+/// The sink was full: how long to wait before trying again.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
+/// When the child has ended, what it left in a pipe is read first: as much as the pipe holds. A grandchild may go on writing for ever.
+const LEFT_MAX: usize = 256 * 1024;
+/// Of a child that failed, in the log: the last lines, and of each the beginning.
+const LAST_WORDS: usize = 5;
+const LAST_WORDS_BYTES: usize = 200;
+/// After the end of the streams, for what still waits for its sink.
+const DELIVERY_MAX: Duration = Duration::from_secs(2);
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stream {
-    Stdout,
-    Stderr,
-}
-
-/// One stream of a term, for the edge to read.
+/// The output of one term, for the edge to read.
 #[derive(Debug)]
-pub struct Pipe {
+pub struct TermOutput {
     pub outlet: Arc<Outlet>,
     pub token: FencingToken,
-    pub stream: Stream,
-    pub fd: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// The ends of its main processes, one after the other.
+    pub ended: mpsc::Receiver<Ended>,
 }
 
-/// Formats one line of a keeper for the sink.
-pub type Render = fn(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8>;
+/// The main process ended by itself or was ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ended {
+    pub exit: Exit,
+    /// By itself, and not as a success: its last lines may say why.
+    pub failed: bool,
+}
 
-/// Reads one stream of one term until its end.
+/// Reads the streams of one term until their ends.
 ///
 /// # Errors
-/// When the pipe cannot be read at all.
-pub async fn follow(pipe: Pipe, log: LogQueue, render: Render) -> io::Result<()> {
-    let Pipe { outlet, token, stream, fd } = pipe;
-    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-    let mut pipe = Receiver::from_owned_fd(fd)?;
-    let keeper = outlet.name.to_string();
-    let mut splitter = Splitter::default();
-    let mut waiting = Waiting { keeper, stream, render, lines: VecDeque::new(), bytes: 0, dropped: 0 };
+/// When a pipe cannot be read at all.
+pub async fn follow(output: TermOutput) -> io::Result<()> {
+    let TermOutput { outlet, token, stdout, stderr, mut ended } = output;
+    let mut first = Source::new(Stream::Stdout, stdout)?;
+    let mut second = Source::new(Stream::Stderr, stderr)?;
+    let mut lines = Lines { outlet, token, waiting: Waiting::default(), last: VecDeque::new() };
     let mut buffer = vec![0; READ_SIZE];
-    loop {
-        let pause = if waiting.is_empty() { PARTIAL_AFTER } else { RETRY_AFTER };
-        let idle = waiting.is_empty() && splitter.is_empty();
+    while first.is_open() || second.is_open() {
+        let retry_at = (!lines.waiting.is_empty()).then(|| Instant::now() + RETRY_AFTER);
+        let wake_at = [first.flush_at, second.flush_at, retry_at].into_iter().flatten().min();
         tokio::select! {
-            read = pipe.read(&mut buffer) => {
-                let read = read?;
-                if read == 0 {
-                    break;
-                }
-                outlet.last_write.note(token, clock::boot());
-                splitter.feed(&buffer[..read], |line| waiting.push(line));
+            () = first.ready() => first.read(&mut buffer, &mut lines),
+            () = second.ready() => second.read(&mut buffer, &mut lines),
+            Some(end) = ended.recv() => {
+                first.read_what_is_left(&mut buffer, &mut lines);
+                second.read_what_is_left(&mut buffer, &mut lines);
+                lines.waiting.pass_on(&lines.outlet, lines.token);
+                lines.run_ended(end);
             }
-            () = tokio::time::sleep(pause), if !idle => {
-                if waiting.is_empty() {
-                    splitter.flush(|line| waiting.push(line));
-                }
+            () = tokio::time::sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {
+                first.flush_if_due(&mut lines);
+                second.flush_if_due(&mut lines);
             }
         }
-        waiting.pass_on(&log);
+        lines.waiting.pass_on(&lines.outlet, lines.token);
         // Others get their turn between two reads of a child that never stops.
         tokio::task::yield_now().await;
     }
-    splitter.flush(|line| waiting.push(line));
-    waiting.pass_on(&log);
+    while let Ok(end) = ended.try_recv() {
+        lines.run_ended(end);
+    }
+    lines.deliver_the_rest().await;
     Ok(())
 }
 
-/// Bytes to lines.
-#[derive(Default)]
-struct Splitter {
-    partial: Vec<u8>,
+/// Where the lines of one term go.
+struct Lines {
+    outlet: Arc<Outlet>,
+    token: FencingToken,
+    waiting: Waiting,
+    /// The last lines of this run.
+    last: VecDeque<Arc<Line>>,
 }
 
-impl Splitter {
-    fn is_empty(&self) -> bool {
-        self.partial.is_empty()
+impl Lines {
+    fn push(&mut self, at: WallTime, stream: Stream, bytes: &[u8], continues: bool) {
+        let line = Arc::new(Line { at, token: self.token, stream, bytes: bytes.into(), continues });
+        self.outlet.recent().push(&line);
+        if self.last.len() == LAST_WORDS {
+            self.last.pop_front();
+        }
+        self.last.push_back(Arc::clone(&line));
+        self.waiting.push(line);
     }
 
-    fn feed(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8])) {
-        while !bytes.is_empty() {
-            let room = LINE_MAX - self.partial.len();
-            let reach = &bytes[..bytes.len().min(room)];
-            match reach.iter().position(|byte| *byte == b'\n') {
-                Some(end) => {
-                    self.partial.extend_from_slice(&bytes[..end]);
-                    line(self.partial.strip_suffix(b"\r").unwrap_or(&self.partial));
-                    self.partial.clear();
-                    bytes = &bytes[end + 1..];
-                }
-                None => {
-                    self.partial.extend_from_slice(reach);
-                    bytes = &bytes[reach.len()..];
-                    if self.partial.len() == LINE_MAX {
-                        self.partial.extend_from_slice(" [line continues]".as_bytes());
-                        line(&self.partial);
-                        self.partial.clear();
-                    }
-                }
+    fn run_ended(&mut self, end: Ended) {
+        let last: Vec<String> = self.last.drain(..).map(|line| beginning(&line.bytes)).collect();
+        if end.failed && !last.is_empty() {
+            let (keeper, token) = (&*self.outlet.name, self.token.0);
+            let (how, last) = (say_exit(end.exit), last.join(" | "));
+            tracing::info!(keeper, token, "child failed ({how}), it wrote last: {last}");
+        }
+    }
+
+    /// The sink may be busy; it is not waited for without end.
+    async fn deliver_the_rest(&mut self) {
+        let patience = Instant::now() + DELIVERY_MAX;
+        loop {
+            self.waiting.pass_on(&self.outlet, self.token);
+            if self.waiting.is_empty() || Instant::now() >= patience {
+                break;
             }
+            tokio::time::sleep(RETRY_AFTER).await;
         }
-    }
-
-    fn flush(&mut self, mut line: impl FnMut(&[u8])) {
-        if !self.partial.is_empty() {
-            line(&self.partial);
-            self.partial.clear();
-        }
+        self.waiting.give_up(&self.outlet);
     }
 }
 
-/// Lines of one stream on their way to the log.
-struct Waiting {
-    keeper: String,
+fn beginning(bytes: &[u8]) -> String {
+    match bytes.get(..LAST_WORDS_BYTES) {
+        Some(cut) => escaped(cut) + "…",
+        None => escaped(bytes),
+    }
+}
+
+/// One stream.
+struct Source {
     stream: Stream,
-    render: Render,
-    lines: VecDeque<Vec<u8>>,
-    bytes: usize,
-    dropped: u64,
+    /// `None` after its end.
+    pipe: Option<Receiver>,
+    splitter: Splitter,
+    /// A line has begun and is shown then, complete or not.
+    flush_at: Option<Instant>,
 }
 
-impl Waiting {
-    fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+impl Source {
+    fn new(stream: Stream, fd: OwnedFd) -> io::Result<Source> {
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        let pipe = Some(Receiver::from_owned_fd(fd)?);
+        Ok(Source { stream, pipe, splitter: Splitter::default(), flush_at: None })
     }
 
-    fn push(&mut self, line: &[u8]) {
-        let line = (self.render)(&self.keeper, self.stream, line);
-        self.bytes += line.len();
-        self.lines.push_back(line);
-        while self.bytes > WAITING_BYTES_MAX {
-            let Some(oldest) = self.lines.pop_front() else { break };
-            self.bytes -= oldest.len();
-            self.dropped += 1;
+    fn is_open(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    async fn ready(&self) {
+        match &self.pipe {
+            // What is wrong with it, the read will say.
+            Some(pipe) => drop(pipe.readable().await),
+            None => std::future::pending().await,
         }
     }
 
-    fn pass_on(&mut self, log: &LogQueue) {
-        while let Some(line) = self.lines.pop_front() {
-            let length = line.len();
-            if let Err(Full(line)) = log.try_push(line) {
-                self.lines.push_front(line);
-                return;
+    /// One piece.
+    fn read(&mut self, buffer: &mut [u8], lines: &mut Lines) {
+        let Some(pipe) = &self.pipe else { return };
+        let read = pipe.try_read(buffer);
+        self.take(read, buffer, lines);
+    }
+
+    /// Past the runtime, which may not have seen yet that there is something.
+    fn read_what_is_left(&mut self, buffer: &mut [u8], lines: &mut Lines) {
+        let mut left = LEFT_MAX;
+        while left > 0
+            && let Some(pipe) = &self.pipe
+        {
+            let read = nix::unistd::read(pipe, buffer).map_err(io::Error::from);
+            match self.take(read, buffer, lines) {
+                0 => break,
+                length => left = left.saturating_sub(length),
             }
-            self.bytes -= length;
         }
-        if self.dropped > 0 {
-            let (keeper, dropped) = (self.keeper.as_str(), self.dropped);
-            tracing::warn!(
-                keeper,
-                dropped,
-                "lines of the child were dropped: it writes faster than the log takes them"
-            );
-            self.dropped = 0;
-        }
-    }
-}
-
-/// `keeper | line`, as a terminal shows it.
-pub fn render_text(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8> {
-    let mark = match stream {
-        Stream::Stdout => "|",
-        Stream::Stderr => "!",
-    };
-    let time = humantime::format_rfc3339_micros(wall());
-    format!("{time}  INFO {keeper} {mark} {}\n", String::from_utf8_lossy(line)).into_bytes()
-}
-
-/// The same with a priority, and without a time, which the journal adds.
-pub fn render_journald(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8> {
-    let mark = match stream {
-        Stream::Stdout => "|",
-        Stream::Stderr => "!",
-    };
-    format!("<6>{keeper} {mark} {}\n", String::from_utf8_lossy(line)).into_bytes()
-}
-
-/// One JSON object a line.
-pub fn render_json(keeper: &str, stream: Stream, line: &[u8]) -> Vec<u8> {
-    let stream = match stream {
-        Stream::Stdout => "stdout",
-        Stream::Stderr => "stderr",
-    };
-    let timestamp = humantime::format_rfc3339_micros(wall()).to_string();
-    let message = String::from_utf8_lossy(line);
-    let object = serde_json::json!({
-        "timestamp": timestamp, "level": "INFO", "keeper": keeper, "stream": stream, "message": message,
-    });
-    format!("{object}\n").into_bytes()
-}
-
-fn wall() -> std::time::SystemTime {
-    std::time::UNIX_EPOCH + Duration::from_micros(clock::wall().as_micros())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn lines(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
-        let mut splitter = Splitter::default();
-        let mut lines = Vec::new();
-        for piece in pieces {
-            splitter.feed(piece, |line| lines.push(line.to_vec()));
-        }
-        splitter.flush(|line| lines.push(line.to_vec()));
-        lines
+        self.flush(lines);
     }
 
-    #[test]
-    fn lines_are_put_together_from_any_pieces() {
-        assert_eq!(lines(&[b"on", b"e\ntwo\r\n\nthr", b"ee"]), [&b"one"[..], b"two", b"", b"three"]);
-    }
-
-    #[test]
-    fn a_line_longer_than_the_limit_is_split_and_marked() {
-        let long = vec![b'x'; LINE_MAX * 2 + 5];
-        let lines = lines(&[&long, b"\n"]);
-        assert_eq!(lines.len(), 3);
-        assert!(lines[0].ends_with(b"x [line continues]") && lines[2] == b"xxxxx");
-    }
-
-    #[test]
-    fn what_the_log_does_not_take_is_dropped_oldest_first() {
-        let render: Render = |_, _, line| line.to_vec();
-        let mut waiting = Waiting {
-            keeper: "k".into(),
-            stream: Stream::Stdout,
-            render,
-            lines: VecDeque::new(),
-            bytes: 0,
-            dropped: 0,
-        };
-        for n in 0..200_u8 {
-            waiting.push(&vec![n; LINE_MAX]);
-        }
-        assert_eq!(waiting.lines.len() as u64 + waiting.dropped, 200);
-        assert!(waiting.bytes <= WAITING_BYTES_MAX);
-        assert_eq!(waiting.lines.back().map(|line| line[0]), Some(199));
-    }
-
-    /// The rule without buffers: split at newlines, drop one carriage return, cut at the limit.
-    fn reference(bytes: &[u8]) -> Vec<Vec<u8>> {
-        let mut lines = Vec::new();
-        let mut parts: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
-        let last = parts.pop().unwrap_or_default();
-        let mut cut = |mut line: &[u8], ended: bool| {
-            while line.len() >= LINE_MAX {
-                lines.push([&line[..LINE_MAX], b" [line continues]"].concat());
-                line = &line[LINE_MAX..];
+    /// What a read has brought; the number of bytes.
+    fn take(&mut self, read: io::Result<usize>, buffer: &[u8], lines: &mut Lines) -> usize {
+        match read {
+            Ok(length @ 1..) => {
+                lines.outlet.last_write.note(lines.token, clock::boot());
+                let (at, stream) = (clock::wall(), self.stream);
+                self.splitter
+                    .feed(&buffer[..length], |line, continues| lines.push(at, stream, line, continues));
+                self.flush_at = match (self.splitter.is_empty(), self.flush_at) {
+                    (true, _) => None,
+                    (false, Some(at)) => Some(at),
+                    (false, None) => Some(Instant::now() + PARTIAL_AFTER),
+                };
+                length
             }
-            if ended {
-                lines.push(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
-            } else if !line.is_empty() {
-                lines.push(line.to_vec());
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                self.flush(lines);
+                0
             }
-        };
-        parts.into_iter().for_each(|line| cut(line, true));
-        cut(last, false);
-        lines
+        }
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn no_byte_is_lost_however_it_is_cut(
-            runs in prop::collection::vec((prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], prop_oneof![4 => 1_usize..4, 1 => 16_000_usize..17_000]), 0..12),
-            cuts in prop::collection::vec(1_usize..40_000, 0..8),
-        ) {
-            let bytes: Vec<u8> = runs.iter().flat_map(|(byte, count)| std::iter::repeat_n(*byte, *count)).collect();
-            let mut rest = bytes.as_slice();
-            let mut pieces = Vec::new();
-            for cut in cuts {
-                let (piece, after) = rest.split_at(cut.min(rest.len()));
-                pieces.push(piece);
-                rest = after;
-            }
-            pieces.push(rest);
-            prop_assert_eq!(lines(&pieces), reference(&bytes));
+    fn flush_if_due(&mut self, lines: &mut Lines) {
+        if self.flush_at.is_some_and(|at| at <= Instant::now()) {
+            self.flush(lines);
         }
+    }
+
+    fn flush(&mut self, lines: &mut Lines) {
+        self.flush_at = None;
+        let (at, stream) = (clock::wall(), self.stream);
+        self.splitter.flush(|line, continues| lines.push(at, stream, line, continues));
     }
 }

@@ -1,20 +1,77 @@
 //! What is shared about one keeper's output: the edge thread reads and writes it, the core thread hands it out.
 
+use super::file::FileSink;
+use super::journal::Journal;
+use super::line::Render;
+use super::recent::Recent;
+use super::sink::Sink;
+use crate::config::OutputConfig;
 use crate::core::lease::FencingToken;
 use crate::core::time::Instant;
-use std::sync::Arc;
+use crate::guard::Wiring;
+use crate::observe::log::LogQueue;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The sinks that keepers share.
+#[derive(Debug)]
+pub struct Sinks {
+    pub log: LogQueue,
+    pub render: Render,
+    pub journal: Arc<Journal>,
+}
 
 /// The output of one keeper on this host, over all its terms.
 #[derive(Debug)]
 pub struct Outlet {
     pub name: Arc<str>,
+    /// As the configuration names it.
+    pub kind: &'static str,
+    /// What the guard gives the child.
+    pub wiring: Wiring,
     pub last_write: LastWrite,
+    /// Lines that no sink has taken, since the daemon started.
+    pub dropped: Arc<AtomicU64>,
+    pub(super) sink: Sink,
+    recent: Mutex<Recent>,
 }
 
 impl Outlet {
-    pub fn new(name: &str) -> Arc<Outlet> {
-        Arc::new(Outlet { name: name.into(), last_write: LastWrite::default() })
+    /// # Errors
+    /// When a file's thread cannot be started.
+    pub fn new(name: &str, output: &OutputConfig, sinks: &Sinks) -> io::Result<Arc<Outlet>> {
+        let name: Arc<str> = name.into();
+        let dropped = Arc::new(AtomicU64::new(0));
+        let sink = match output {
+            OutputConfig::Log => Sink::Log { queue: sinks.log.clone(), render: sinks.render },
+            OutputConfig::Journal => Sink::Journal(Arc::clone(&sinks.journal)),
+            OutputConfig::File(file) => {
+                Sink::File(FileSink::start(Arc::clone(&name), file.clone(), Arc::clone(&dropped))?)
+            }
+            OutputConfig::Inherit | OutputConfig::Null => Sink::Elsewhere,
+        };
+        let wiring = match output {
+            OutputConfig::Log | OutputConfig::Journal | OutputConfig::File(_) => Wiring::Pipes,
+            OutputConfig::Inherit => Wiring::Inherit,
+            OutputConfig::Null => Wiring::Null,
+        };
+        let (last_write, recent) = (LastWrite::default(), Mutex::default());
+        Ok(Arc::new(Outlet { name, kind: output.name(), wiring, last_write, dropped, sink, recent }))
+    }
+
+    /// Locked for moments only, and never by the core thread.
+    pub fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a file has what was written so far, at most for `limit`.
+    pub fn flush(&self, limit: Duration) {
+        match &self.sink {
+            Sink::File(file) => file.flush(limit),
+            Sink::Log { .. } | Sink::Journal(_) | Sink::Elsewhere => {}
+        }
     }
 }
 

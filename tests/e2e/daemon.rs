@@ -33,6 +33,8 @@ pub struct Start {
     /// Nobody reads the daemon's log.
     pub deaf_stderr: bool,
     pub log_level: &'static str,
+    /// More of its environment.
+    pub env: Vec<(String, PathBuf)>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Daemon {
         if !start.cgroup {
             command.env("KEEPERD_CGROUP", "off");
         }
+        command.envs(start.env.iter().map(|(name, value)| (name, value)));
         command.env(MARKER, id).env("E2E_HOST", format!("{host}.{generation}"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().map_err(|e| failure(format!("{}: {e}", binary().display())))?;
@@ -133,10 +136,16 @@ impl Daemon {
         })
     }
 
+    /// A command of `keeperd` about this daemon, as anybody would give it.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("--config").arg(&self.config).args(arguments).stdin(Stdio::null());
+        command
+    }
+
     /// `keeperd status --json`, through the program as anybody would.
     pub fn status(&self) -> Step<serde_json::Value> {
-        let output =
-            Command::new(binary()).arg("--config").arg(&self.config).args(["status", "--json"]).output()?;
+        let output = self.command(&["status", "--json"]).output()?;
         let problem = || format!("status: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
         check(output.status.success(), problem())?;
         Ok(serde_json::from_slice(&output.stdout)?)

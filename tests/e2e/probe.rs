@@ -31,6 +31,8 @@ struct Variant {
     grandchild: bool,
     shout: bool,
     tick: Option<Duration>,
+    /// A shell command beside it, with the same streams.
+    run: Option<String>,
     /// Set in the two processes of the double fork: the instance they belong to.
     middle_of: Option<String>,
     grandchild_of: Option<String>,
@@ -51,6 +53,10 @@ pub fn main(args: &[String]) -> ! {
     if variant.shout {
         std::thread::spawn(shout);
     }
+    if let Some(script) = &variant.run {
+        // Nobody waits for it: it ends with the tree.
+        drop(Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().expect("start a shell"));
+    }
     live(&mut pen, &variant)
 }
 
@@ -69,6 +75,7 @@ fn parse(args: &[String]) -> Variant {
             "--grandchild" => v.grandchild = true,
             "--shout" => v.shout = true,
             "--tick" => v.tick = Some(Duration::from_millis(number())),
+            "--run" => v.run = words.next().cloned(),
             "--middle-of" => v.middle_of = words.next().cloned(),
             "--grandchild-of" => v.grandchild_of = words.next().cloned(),
             other => panic!("probe: unknown argument {other}"),

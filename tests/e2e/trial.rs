@@ -67,6 +67,8 @@ pub struct Setup {
     pub log_level: &'static str,
     /// A wrong daemon in the place of keeperd, for a control.
     pub naive: Option<Naive>,
+    /// The daemons take the trial's `journal.sock` for the journal.
+    pub journal: bool,
 }
 
 /// The least that is safe with ttl 2 s: ttl × 1.01 + 2 s.
@@ -91,6 +93,7 @@ impl Default for Setup {
             deaf_stderr: false,
             log_level: "info",
             naive: None,
+            journal: false,
         }
     }
 }
@@ -226,6 +229,11 @@ impl Trial {
             cgroup: self.setup.cgroup,
             deaf_stderr: self.setup.deaf_stderr,
             log_level: self.setup.log_level,
+            env: if self.setup.journal {
+                vec![("KEEPERD_JOURNAL_SOCKET".into(), self.dir.join("journal.sock"))]
+            } else {
+                Vec::new()
+            },
             naive: self.setup.naive,
         };
         let spawn = || Daemon::start(&self.id, &self.dir, &start);

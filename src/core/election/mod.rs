@@ -309,6 +309,11 @@ impl Election {
         self.cx.restarts.total()
     }
 
+    /// Not a failure, by the keeper's own rules.
+    pub fn is_success(&self, exit: Exit) -> bool {
+        self.cx.restarts.is_success(exit)
+    }
+
     /// Nothing is held and nothing will be: the daemon may end.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)

@@ -21,6 +21,7 @@ mod local;
 mod mix;
 mod nemesis;
 mod nodes;
+mod output;
 mod scripts;
 mod steady;
 
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Scenario> {
         nodes::ALL,
         keys::ALL,
         local::ALL,
+        output::ALL,
         mix::ALL,
         interop::ALL,
         churn::ALL,
