@@ -66,6 +66,11 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     let mut seed = [0; 16];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let children = core_thread::prepare_children(&config);
+    for (keeper, child) in config.keepers.iter().zip(&children) {
+        if let Err(why) = child {
+            tracing::warn!(keeper = keeper.name, why, "this host cannot run it and hands over what it wins");
+        }
+    }
     let hooks = config.keepers.iter().zip(&children).map(|(keeper, child)| {
         let lock_key = core_thread::lock_key(&config, keeper);
         hooks::pair(&keeper.name, &keeper.hooks, child, lock_key, keeper.timing.ttl())

@@ -118,7 +118,7 @@ impl Leaf {
     pub(super) fn remove(self) {
         let path = self.path.clone();
         drop(self);
-        remove_tree(&path, 20);
+        remove_tree(&path);
     }
 }
 
@@ -126,50 +126,60 @@ fn is_populated(events: &[u8]) -> bool {
     events.windows(11).any(|w| w == b"populated 1")
 }
 
+/// A millisecond apart.
+const REMOVE_TRIES: u32 = 20;
+
 /// Removes an empty cgroup and those its processes made in it. The kernel says EBUSY until the last exit is fully done.
-/// A leaf that has just become empty may be busy for a moment: the guard waits for it, the daemon's core thread comes again.
-fn remove_tree(path: &Path, tries: u32) {
+fn remove_tree(path: &Path) {
     for child in fs::read_dir(path).into_iter().flatten().flatten() {
         if child.file_type().is_ok_and(|t| t.is_dir()) {
-            remove_tree(&child.path(), tries);
+            remove_tree(&child.path());
         }
     }
-    for _ in 0..tries {
+    for _ in 0..REMOVE_TRIES {
         match fs::remove_dir(path) {
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries > 1 => {
-                std::thread::sleep(Duration::from_millis(1))
-            }
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(1)),
             Ok(()) | Err(_) => return,
         }
     }
 }
 
-/// Kills what is in a leaf and removes it when it is empty; true when nothing is left. Does not wait.
+/// Kills what is in a leaf; true when nothing is left, as the kernel says. Does not wait.
 pub(super) fn empty_leaf(path: &Path) -> bool {
-    if fs::read(path.join("cgroup.events")).is_ok_and(|events| is_populated(&events)) {
-        kill_aside(path.join("cgroup.kill"));
-        return false;
+    match fs::read(path.join("cgroup.events")) {
+        Ok(events) if is_populated(&events) => {
+            kill_aside(path.join("cgroup.kill"));
+            false
+        }
+        Ok(_) => true,
+        // Out of descriptors, for one: that proves nothing.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
-    if path.exists() {
-        remove_tree(path, 1);
-    }
-    true
 }
 
-/// Writes to cgroup.kill on a thread of its own, one at a time: the kernel's cgroup lock may be held for seconds, and the caller is
-/// the thread that keeps all leases. The pass that comes after writes again.
+/// Removes an empty leaf, in a moment.
+pub(super) fn remove_leaf(path: PathBuf) {
+    aside(move || remove_tree(&path)); // at the latest the next daemon does it
+}
+
+/// Writes to cgroup.kill, one at a time; the pass that comes after writes again.
 fn kill_aside(file: PathBuf) {
     static UNDER_WAY: AtomicBool = AtomicBool::new(false);
     if UNDER_WAY.swap(true, Ordering::AcqRel) {
         return;
     }
-    let write = move || {
+    let started = aside(move || {
         let _ = fs::write(file, "1"); // whether it worked is seen by the next pass
         UNDER_WAY.store(false, Ordering::Release);
-    };
-    if std::thread::Builder::new().name("cgroup-kill".into()).spawn(write).is_err() {
+    });
+    if !started {
         UNDER_WAY.store(false, Ordering::Release);
     }
+}
+
+/// On a thread of its own: the kernel's cgroup lock may be held for seconds, and the caller is the thread that keeps all leases.
+fn aside(work: impl FnOnce() + Send + 'static) -> bool {
+    std::thread::Builder::new().name("cgroup".into()).spawn(work).is_ok()
 }
 
 /// A leaf that an earlier guard left behind.
@@ -197,7 +207,10 @@ fn sweep(own: &Path, patience: Duration) -> Vec<Leftover> {
         .collect();
     loop {
         for leftover in &mut found {
-            leftover.emptied = leftover.emptied || empty_leaf(&leftover.path);
+            if !leftover.emptied && empty_leaf(&leftover.path) {
+                leftover.emptied = true;
+                remove_tree(&leftover.path);
+            }
         }
         if found.iter().all(|leftover| leftover.emptied) || crate::clock::boot() >= deadline {
             return found;

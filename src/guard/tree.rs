@@ -207,7 +207,11 @@ impl LastResort {
         );
         // Twice, because a list that changes while it is read may omit an entry.
         let none_left = self.kill_strangers(guards) == 0 && self.kill_strangers(guards) == 0;
-        lost.leaf.as_deref().is_none_or(cgroup::empty_leaf) && none_left
+        let proven = lost.leaf.as_deref().is_none_or(cgroup::empty_leaf) && none_left;
+        if let Some(leaf) = lost.leaf.clone().filter(|_| proven) {
+            cgroup::remove_leaf(leaf);
+        }
+        proven
     }
 
     fn kill_strangers(&mut self, guards: &BTreeSet<u32>) -> usize {
