@@ -149,3 +149,65 @@ fn groups_of(user: &User) -> Result<Vec<u32>, String> {
         .map_err(|error| format!("groups of {:?} cannot be looked up: {error}", user.name))?;
     Ok(groups.into_iter().map(|gid| gid.as_raw()).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Env, parse};
+    use std::path::Path;
+
+    /// What `lines` of a keeper become, with `A` and the daemon's own variables inherited.
+    fn prepared(lines: &str) -> Result<ChildSpec, String> {
+        let text = format!(
+            "[lock]\nengine = \"local\"\ndirectory = \"/tmp\"\n[[keeper]]\nname = \"k\"\ncommand = [\"true\"]\n{lines}\n"
+        );
+        let config =
+            parse(Path::new("t.toml"), &text, &Env::default()).unwrap_or_else(|errors| panic!("{errors}"));
+        let inherited = [("A", "1"), ("HOME", "/nowhere")].map(|(name, value)| (name.into(), value.into()));
+        prepare("k", &config.keepers[0].process, &inherited.into(), Some((64, 128)))
+    }
+
+    fn value<'a>(env: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
+        env.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.to_str())
+    }
+
+    #[test]
+    fn a_user_or_group_that_is_not_here_is_named() {
+        for (lines, why) in [
+            ("user = \"no-such-user\"", "there is no user \"no-such-user\" on this host"),
+            ("user = \"4294967294\"", "there is no user \"4294967294\" on this host"),
+            ("group = \"no-such-group\"", "there is no group \"no-such-group\" on this host"),
+            ("groups = [\"root\", \"no-such-group\"]", "there is no group \"no-such-group\" on this host"),
+        ] {
+            assert_eq!(prepared(lines).expect_err(lines), why);
+        }
+    }
+
+    #[test]
+    fn a_user_brings_group_groups_and_variables_and_env_lies_over_them() {
+        let spec =
+            prepared("user = \"root\"\nenv = { HOME = \"/elsewhere\" }").expect("everybody knows root");
+        assert_eq!((spec.uid, spec.gid), (Some(0), Some(0)));
+        assert!(spec.groups.is_none_or(|groups| groups.contains(&0)));
+        assert_eq!((value(&spec.env, "USER"), value(&spec.env, "HOME")), (Some("root"), Some("/root")));
+        assert_eq!((value(&spec.env, "A"), value(&spec.env_over, "HOME")), (Some("1"), Some("/elsewhere")));
+        let numbers =
+            prepared("user = \"0\"\ngroup = \"7\"\ngroups = [\"8\"]").expect("numbers need no names");
+        assert_eq!((numbers.uid, numbers.gid, numbers.groups), (Some(0), Some(7), Some(vec![8])));
+    }
+
+    #[test]
+    fn a_cleared_environment_has_a_path_and_nothing_else() {
+        let spec = prepared("clear_env = true").expect("no user to look up");
+        assert_eq!(spec.env, [("PATH".into(), PATH_DEFAULT.into())]);
+        assert_eq!((spec.uid, spec.groups, spec.pid_namespace), (None, None, false));
+    }
+
+    #[test]
+    fn the_child_gets_the_daemons_limit_of_open_files_unless_it_has_its_own() {
+        let nofile = |lines| prepared(lines).expect("no user to look up").limits;
+        let limit = |soft, hard| vec![Limit { resource: "nofile".into(), soft, hard }];
+        assert_eq!(nofile(""), limit(64, 128));
+        assert_eq!(nofile("limits = { nofile = 32 }"), limit(32, 32));
+    }
+}
