@@ -1,10 +1,12 @@
 //! The local engine on a disk that is slow, or refuses.
 use keeperd::core::lease::{FencingToken, Value};
-use keeperd::core::request::{Answer, FromNode, LookAnswer, Request, RoundId, Ticket};
+use keeperd::core::request::{AcquireAnswer, Answer, FromNode, LookAnswer, Request, RoundId, Ticket};
 use keeperd::core::time::Instant;
 use keeperd::lock::local::{Local, NODE};
-use keeperd::lock::{Ask, Claim, Identity};
+use keeperd::lock::{Ask, Claim, Identity, KeeperId};
+use std::path::Path;
 use std::time::Duration;
+use tokio::sync::mpsc::Receiver;
 
 /// An attempt that gives up while its grant is being synced: what is released must be free, and the next look must not panic.
 #[test]
@@ -80,5 +82,93 @@ fn a_lock_file_that_cannot_be_used_is_shown_until_it_can() {
         std::fs::remove_dir(&in_the_way).expect("our folder");
         assert!(matches!(look().await, Answer::Look(LookAnswer::Free { .. })));
         assert_eq!(local.trouble(), None);
+    });
+}
+
+// ── daemons played by engines of their own: each has an open file of its own, as two processes have ──
+
+/// One daemon's side of the lock `k`.
+struct Side {
+    local: Local,
+    keeper: KeeperId,
+    inbox: Receiver<FromNode>,
+}
+
+impl Side {
+    fn start(folder: &Path) -> Side {
+        let local = Local::start(folder, Identity { host: "h".into(), pid: 1 }).expect("starts");
+        let (sender, inbox) = tokio::sync::mpsc::channel(64);
+        let claim =
+            Claim { key: "k".into(), ttl: Duration::from_secs(2), node_timeout: Duration::from_millis(100) };
+        let keeper = local.register(&claim, sender);
+        Side { local, keeper, inbox }
+    }
+
+    fn ask(&self, request: Request) {
+        let ticket = Ticket { round: RoundId(1), sent: Instant::default() };
+        self.local.ask(self.keeper, Ask { ticket, request });
+    }
+
+    async fn answer(&mut self, request: Request) -> Answer {
+        self.ask(request);
+        loop {
+            if let FromNode::Answer { node: NODE, answer, .. } =
+                self.inbox.recv().await.expect("the engine lives")
+            {
+                return answer;
+            }
+        }
+    }
+
+    async fn is_free(&mut self) -> bool {
+        match self.answer(Request::Look).await {
+            Answer::Look(LookAnswer::Free { .. }) => true,
+            Answer::Look(LookAnswer::Held(_)) => false,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn acquire() -> Request {
+    let deadline = Instant::from_nanos(u64::MAX);
+    Request::Acquire { value: Value(1), proposal: FencingToken(1), deadline }
+}
+
+/// A story in a runtime that ends with it, as a daemon's does: its files are closed then.
+fn run<T>(story: impl AsyncFnOnce() -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, story())
+}
+
+/// Its guard and its main process are gone, the tree is not proven dead: only the daemon's own copy keeps the others out.
+#[test]
+fn the_lock_outlives_guard_and_child_until_the_daemon_releases() {
+    let folder = tempfile::tempdir().expect("folder");
+    run(async || {
+        let (mut holder, mut other) = (Side::start(folder.path()), Side::start(folder.path()));
+        let granted = holder.answer(acquire()).await;
+        assert!(matches!(granted, Answer::Acquire(AcquireAnswer::Granted { .. })), "{granted:?}");
+        let copies = [(), ()].map(|()| holder.local.descriptor(holder.keeper).expect("a copy"));
+        drop(copies);
+        assert!(!other.is_free().await, "guard and child are gone, the daemon is not");
+        assert_eq!(holder.answer(Request::Release { value: Value(1) }).await, Answer::Released);
+        assert!(other.is_free().await);
+    });
+}
+
+#[test]
+fn the_lock_outlives_its_daemon_as_long_as_the_child_has_a_copy() {
+    let folder = tempfile::tempdir().expect("folder");
+    let child = run(async || {
+        let mut holder = Side::start(folder.path());
+        let granted = holder.answer(acquire()).await;
+        assert!(matches!(granted, Answer::Acquire(AcquireAnswer::Granted { .. })), "{granted:?}");
+        holder.local.descriptor(holder.keeper).expect("a copy")
+    });
+    run(async || {
+        let mut other = Side::start(folder.path());
+        assert!(!other.is_free().await, "the daemon is gone, the child lives");
+        drop(child);
+        assert!(other.is_free().await);
     });
 }
