@@ -121,11 +121,9 @@ impl Side {
     }
 
     async fn is_free(&mut self) -> bool {
-        match self.answer(Request::Look).await {
-            Answer::Look(LookAnswer::Free { .. }) => true,
-            Answer::Look(LookAnswer::Held(_)) => false,
-            other => panic!("{other:?}"),
-        }
+        let answer = self.answer(Request::Look).await;
+        assert!(matches!(answer, Answer::Look(_)), "{answer:?}");
+        matches!(answer, Answer::Look(LookAnswer::Free { .. }))
     }
 }
 

@@ -244,6 +244,9 @@ fn many(options: &Options) -> ExitCode {
     let work = || {
         while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
             let (outcome, _) = play(Setup::of(*seed, options.mode), None, Telling::Nothing);
+            if let Some(violation) = &outcome.violation {
+                println!("seed {seed} fails: {}: {}", violation.rule, violation.what);
+            }
             let mut sum = sum.lock().expect("no panic holds it");
             let before = (sum.hours / TOLD_EVERY_HOURS).floor();
             sum.add(&outcome);

@@ -94,6 +94,13 @@ impl Link {
         self.phase == Phase::Down
     }
 
+    /// Something is under way here that makes or prolongs a lease.
+    pub fn asks_for_time(&self) -> bool {
+        self.flights
+            .iter()
+            .any(|flight| matches!(flight.what, What::Acquire(..) | What::Extend | What::Repair))
+    }
+
     pub fn is_serving(&self) -> bool {
         self.phase == Phase::Serving
     }

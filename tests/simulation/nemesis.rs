@@ -554,7 +554,10 @@ impl World {
         let strangers = others
             .clone()
             .any(|value| !self.active.iter().any(|g| self.guards[*g as usize].value.0 == value));
-        if candidates || strangers || self.letters_of(n) > 0 || self.is(Mutant::SilenceIsYes) {
+        // A yes of this node that a round has counted and that others have not followed yet: with them it would be two nodes.
+        let in_a_round = self.links.iter().any(crate::link::Link::asks_for_time);
+        let busy = candidates || strangers || in_a_round || self.letters_of(n) > 0;
+        if busy || self.is(Mutant::SilenceIsYes) {
             return false;
         }
         self.active.iter().all(|g| {
