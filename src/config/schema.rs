@@ -310,6 +310,24 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    /// The manual has a row, the example a line for each.
+    #[test]
+    fn every_known_key_is_in_the_manual_and_in_the_example() {
+        let (manual, example) =
+            (include_str!("../../config/README.md"), include_str!("../../config/keepers.toml"));
+        let titles = [TOP.title, LOCK.title, CONTROL.title, DEFAULTS.title, KEEPER.title];
+        for key in [&TOP, &LOCK, &CONTROL, &KEEPER].iter().flat_map(|shape| shape.keys) {
+            let is_table = titles.iter().any(|title| title.trim_matches(['[', ']']) == *key);
+            if !is_table {
+                assert!(manual.contains(&format!("\n| `{key}` |")), "config/README.md has no row for {key}");
+                let written = example
+                    .lines()
+                    .any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+                assert!(written, "config/keepers.toml has no line for {key}");
+            }
+        }
+    }
+
     /// A key that is in a shape but never decoded would be accepted and ignored.
     #[test]
     fn every_known_key_is_decoded() {
