@@ -772,6 +772,8 @@ fn check_prints_the_time_line_within_eighty_columns() {
         "  ttl 10s, stop timeout 1.5s (SIGINT), node timeout 500ms\n",
         "  restart    always, after 1s to 1m\n",
         "  give up    after 5 failures in 5m, then stay away for 1m\n",
+        "  output     log\n",
+        "  output     /var/log/keeperd/liquidation.log, up to 10.0 MiB, 5 older\n",
     ] {
         assert!(out.contains(expected), "{expected}\n{out}");
     }

@@ -50,7 +50,7 @@ impl Api {
                 json(StatusCode::OK, &status::document(&self.board, &self.host, &self.outlets))
             }
             (&Method::GET, ["v1", "keepers", name, "logs"]) => match self.outlets.get(*name) {
-                Some(outlet) => self.lines(outlet, request.uri().query() == Some("follow")),
+                Some(outlet) => self.lines(outlet, follows(request.uri().query())),
                 None => error(StatusCode::NOT_FOUND, "there is no such keeper"),
             },
             (_, ["v1", "status"] | ["v1", "keepers", _, "logs"]) => {
@@ -77,6 +77,10 @@ impl Api {
         };
         answer(StatusCode::OK, "application/x-ndjson", body)
     }
+}
+
+fn follows(query: Option<&str>) -> bool {
+    query.unwrap_or_default().split('&').any(|word| matches!(word, "follow" | "follow=1" | "follow=true"))
 }
 
 /// The body of a response that follows a keeper.

@@ -1,8 +1,11 @@
 //! `keeperd check`: is the configuration right, and what will happen when.
 
-use crate::config::{Config, Env, KeeperConfig, LockConfig, RedisConfig, RetryCount, load};
+use crate::config::{
+    Config, Env, FileOutput, KeeperConfig, LockConfig, OutputConfig, RedisConfig, RetryCount, load,
+};
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::time::Instant;
+use bytesize::ByteSize;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -90,7 +93,19 @@ fn print_keeper(keeper: &KeeperConfig, lock: &LockConfig, out: &mut dyn Write) -
             span(timing.node_timeout())
         ),
     )?;
-    print_restart(&keeper.restart, out)
+    print_restart(&keeper.restart, out)?;
+    line(out, &format!("  output     {}", say_output(&keeper.output)))
+}
+
+fn say_output(output: &OutputConfig) -> String {
+    match output {
+        OutputConfig::File(FileOutput { path, max_size, keep }) => {
+            format!("{}, up to {}, {keep} older", path.display(), ByteSize(*max_size))
+        }
+        OutputConfig::Log | OutputConfig::Journal | OutputConfig::Inherit | OutputConfig::Null => {
+            output.name().to_owned()
+        }
+    }
 }
 
 fn print_restart(rules: &RestartRules, out: &mut dyn Write) -> io::Result<()> {

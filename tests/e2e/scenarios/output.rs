@@ -46,7 +46,13 @@ pub const ALL: &[Scenario] = &[
         "the journal takes nothing while the child shouts: no lease lost, the gap is marked",
         journal_stuck,
     ),
-    scenario("output_elsewhere", "inherit and null: past the daemon, which says so", elsewhere),
+    scenario("output_inherit", "inherit: past the daemon, which says so", inherit),
+    scenario("output_null", "null: the child has /dev/null, and no pipe", null),
+    scenario(
+        "output_deaf_log",
+        "nobody reads the daemon's log while its child shouts: logs still shows the last lines",
+        deaf_log,
+    ),
     scenario(
         "output_last_lines",
         "a crash: its last lines are in the log, in status --lines and in logs",
@@ -58,6 +64,11 @@ pub const ALL: &[Scenario] = &[
         "output_slow_follower",
         "a follower that does not read while the child shouts: told what it lost, memory bounded",
         slow_follower,
+    ),
+    scenario(
+        "output_many_followers",
+        "more followers than there is room for: refused with a word, status answers, a place comes free",
+        many_followers,
     ),
     scenario(
         "output_held_pipe",
@@ -148,9 +159,11 @@ fn records(text: &[u8]) -> Step<Vec<(String, Vec<u8>)>> {
 }
 
 fn file(t: &mut Trial) -> Step {
-    let script = "i=0; while [ $i -lt 500 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; \
-        head -c 1000000 /dev/zero | tr '\\0' x; echo; printf 'not \\377 utf-8 \\033[31m\\n'; printf 'no end'";
-    let child = t.begin(alone(vec!["--run", script], OWN_FILE))?;
+    let script = "trap 'echo bye; exit' TERM; \
+        i=0; while [ $i -lt 500 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; \
+        head -c 1000000 /dev/zero | tr '\\0' x; echo; printf 'not \\377 utf-8 \\033[31m\\n'; printf 'no end'; \
+        while :; do sleep 0.01; done";
+    let child = t.begin(alone(vec!["--linger", "200", "--run", script], OWN_FILE))?;
     let path = t.dir().join("out.log");
     let all =
         |path: &Path| -> Step<Vec<(String, Vec<u8>)>> { records(&std::fs::read(path).unwrap_or_default()) };
@@ -168,7 +181,12 @@ fn file(t: &mut Trial) -> Step {
     check(out[500].len() == 1_000_000 && out[500].iter().all(|b| *b == b'x'), "the long line is not whole")?;
     check(out[501] == b"not \xff utf-8 \x1b[31m" && out[502] == b"no end", "bytes were changed")?;
     check(dropped(t)? == 0, "lines were dropped")?;
-    t.runs_on(&child, millis(500))
+    t.runs_on(&child, millis(500))?;
+    // What is written on the way out is not lost.
+    t.signal("a", Signal::SIGTERM)?;
+    t.daemon("a")?.await_exit(secs(4))?;
+    let said = all(&path)?.contains(&("stdout".to_owned(), b"bye".to_vec()));
+    check(said, "the last words of the child are not in the file")
 }
 
 fn rotation(t: &mut Trial) -> Step {
@@ -364,7 +382,7 @@ fn journal_stuck(t: &mut Trial) -> Step {
 
 // ── past the daemon ──
 
-fn elsewhere(t: &mut Trial) -> Step {
+fn inherit(t: &mut Trial) -> Step {
     let child = t.begin(alone(vec!["--run", "echo straight through >&2"], "output = \"inherit\""))?;
     until(t, &child, secs(3), "the child's own line on the daemon's stderr", |t| {
         // The first word is the instant at which the suite saw the line.
@@ -377,6 +395,27 @@ fn elsewhere(t: &mut Trial) -> Step {
     check(output.status.success() && hint.contains("inherit"), format!("logs says {hint:?}"))?;
     let status = t.daemon("a")?.keeper_status(KEEPER)?;
     check(status["output"]["to"] == "inherit", format!("{status}"))
+}
+
+fn null(t: &mut Trial) -> Step {
+    let child = t.begin(alone(vec!["--shout"], "output = \"null\""))?;
+    for descriptor in ["0", "1", "2"] {
+        let target = std::fs::read_link(format!("/proc/{}/fd/{descriptor}", child.pid))?;
+        check(target == Path::new("/dev/null"), format!("descriptor {descriptor} is {target:?}"))?;
+    }
+    t.runs_on(&child, secs(1))?;
+    check(ask(t, &["logs", KEEPER])?.is_empty(), "lines from nowhere")
+}
+
+fn deaf_log(t: &mut Trial) -> Step {
+    let child = t.begin(Setup { deaf_stderr: true, ..alone(vec!["--shout"], "") })?;
+    bounded(t, &child, secs(3))?;
+    check(dropped(t)? > 0, "nothing was dropped, though nobody reads")?;
+    let lines = ask(t, &["logs", KEEPER])?;
+    check(
+        lines.contains("[line continues]") && lines.contains("x"),
+        format!("{} bytes of lines", lines.len()),
+    )
 }
 
 // ── last lines and history ──
@@ -537,6 +576,32 @@ fn slow_follower(t: &mut Trial) -> Step {
     listener.signal(Signal::SIGCONT)?;
     until(t, &child, secs(5), "the follower is told what it lost", |_| {
         Ok(listener.text().contains("lines are missing here"))
+    })
+}
+
+fn many_followers(t: &mut Trial) -> Step {
+    const PLACES: usize = 16;
+    let child = t.begin(alone(vec!["--run", "echo hello"], ""))?;
+    let hears = |listener: &mut Listener| Ok(listener.text().contains("hello"));
+    let mut listeners = Vec::new();
+    for _ in 0..PLACES {
+        let mut listener = Listener::start(t)?;
+        until(t, &child, secs(3), "a follower hears its line", |_| hears(&mut listener))?;
+        listeners.push(listener);
+    }
+    let refused = t.daemon("a")?.command(&["logs", KEEPER, "-f"]).output()?;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    check(
+        refused.status.code() == Some(3) && why.contains("follow already"),
+        format!("one too many: {why}"),
+    )?;
+    t.daemon("a")?.keeper_status(KEEPER)?;
+    listeners.pop();
+    // Gone without a word, and nothing is written to it: its place is free all the same.
+    until(t, &child, secs(3), "the place of one that went away", |t| {
+        let mut late = Listener::start(t)?;
+        t.pause(millis(200));
+        hears(&mut late)
     })
 }
 
