@@ -6,7 +6,9 @@ use crate::clock;
 use crate::config::{Config, KeeperConfig, LockConfig, RetryCount};
 use crate::core::election::{Election, Retry, Settings};
 use crate::core::event::Command;
+use crate::core::preference::Preference;
 use crate::core::rng::Seed;
+use crate::core::spread::Spread;
 use crate::guard::{self, ChildSpec, LastResort};
 use crate::hooks::Caller;
 use crate::keeper::{self, Keeper, Shared};
@@ -105,6 +107,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         guards: RefCell::new(BTreeSet::new()),
         births: Cell::new(0),
         cgroup,
+        spread: RefCell::new(spread_of(&config)),
     });
     let keepers = TaskTracker::new();
     let mut handles = Vec::new();
@@ -226,6 +229,7 @@ fn enlist(
             quorum: shared.engine.quorum(),
             restart: settings.restart.clone(),
             retry,
+            preference: preference(config, settings),
         },
         seed,
         clock::boot(),
@@ -242,6 +246,23 @@ fn enlist(
         inbox,
         commands,
         shared: Rc::clone(shared),
+    }
+}
+
+/// With a local lock there is no other host to let go first.
+fn spread_of(config: &Config) -> Spread {
+    let keepers: &[KeeperConfig] = match &config.lock {
+        LockConfig::Redis(_) => &config.keepers,
+        LockConfig::Local(_) => &[],
+    };
+    Spread::new(&config.host, keepers.iter().map(|keeper| &*keeper.name))
+}
+
+/// With a local lock there is no other host.
+fn preference(config: &Config, keeper: &KeeperConfig) -> Preference {
+    match &config.lock {
+        LockConfig::Redis(_) => Preference::new(&config.host, keeper.priorities.clone(), keeper.hold),
+        LockConfig::Local(_) => Preference::none(),
     }
 }
 

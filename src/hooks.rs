@@ -89,7 +89,8 @@ impl Ledger {
             | Event::StopSent { .. }
             | Event::TreeOutlivesLease
             | Event::ClockAhead { .. }
-            | Event::HolderSeen { .. } => None,
+            | Event::HolderSeen { .. }
+            | Event::Bids { .. } => None,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::core::election::{Action, Election, GuardReport};
 use crate::core::event::{Command, Event};
 use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
+use crate::core::spread::Spread;
 use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
 use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn, Wiring};
@@ -56,6 +57,8 @@ pub struct Shared {
     pub births: Cell<u32>,
     /// Use cgroups where there are any.
     pub cgroup: bool,
+    /// Who has which keeper, for the order in which hosts stand.
+    pub spread: RefCell<Spread>,
 }
 
 /// The guard of the current term.
@@ -147,6 +150,7 @@ impl Shell {
                 break;
             }
             let input = self.next_input().await;
+            self.weigh();
             self.take(input);
             // After a freeze the guard's word is older than our timers, and explains them.
             for _ in 0..FRAMES_PER_TURN {
@@ -155,9 +159,18 @@ impl Shell {
                 self.guard_said(said);
             }
             self.carry_out();
+            self.weigh();
             self.keeper.election.handle_timeout(clock::now());
         }
         self.keeper.shared.board.promise_turn(self.keeper.place, None);
+    }
+
+    /// What the daemon's other keepers are at matters while this one stands by.
+    fn weigh(&mut self) {
+        if !self.keeper.election.is_holding() {
+            let load = self.keeper.shared.spread.borrow().load(self.keeper.place);
+            self.keeper.election.handle_load(load);
+        }
     }
 
     fn take(&mut self, input: Input) {
@@ -215,6 +228,7 @@ impl Shell {
                 Action::Emit(event) => self.note(&event),
             }
         }
+        self.keeper.shared.spread.borrow_mut().seat(self.keeper.place, self.keeper.election.seat());
         let holding = self.keeper.election.is_holding();
         if holding != self.holding {
             self.holding = holding;

@@ -25,7 +25,8 @@
 //!
 //! # Map
 //! * `core`: every decision, pure. Time, answers and randomness come in as values. Start with the table in `core::election`, then
-//!   `core::timing` (the time line), `core::round` (how an extension is judged), `core::lease`.
+//!   `core::timing` (the time line), `core::round` (how an extension is judged), `core::lease`. `core::preference` and `core::spread`
+//!   decide which host goes first, which no safety rule depends on.
 //! * `lock`: what carries a request to the nodes. `lock::redis` has one actor per node and the Lua scripts beside it;
 //!   `lock::local` is flock on one host. Both answer in the words of `core::request`.
 //! * `guard`: the process that ends a child in time. `guard::process` is its loop, `spawn` the way from fork to exec, `tree` and

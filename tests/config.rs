@@ -4,6 +4,7 @@ use keeperd::config::{
     Config, Env, Limit, LockConfig, NodeAddress, OutputConfig, RedisConfig, RetryCount, UNLIMITED, load,
     parse,
 };
+use keeperd::core::preference::{Priorities, Priority};
 use keeperd::core::restart::RestartPolicy;
 use keeperd::core::timing::Timing;
 use keeperd::env_file::EnvFile;
@@ -74,6 +75,7 @@ fn a_minimal_file_gets_every_default() {
     assert_eq!(keeper.process.stop_signal, Signal::SIGTERM);
     assert!(keeper.process.no_new_privileges && !keeper.process.clear_env);
     assert_eq!(keeper.restart, keeperd::core::restart::RestartRules::default());
+    assert_eq!((&keeper.priorities, keeper.hold), (&Priorities::default(), Duration::from_secs(60)));
     assert_eq!(config.warnings, Vec::<String>::new());
     assert!(!config.host.is_empty());
 }
@@ -106,6 +108,20 @@ fn a_wrong_value_is_told_with_what_would_be_right() {
             "t.toml:6:8: lock \"a b\" must be 1 to 128 letters, digits, dots, underscores or dashes",
         ),
         ("clear_env = 1", "t.toml:6:13: clear_env must be true or false, not an integer"),
+        ("hold = \"500ms\"", "t.toml:6:8: hold must be at least 1s"),
+        (
+            "priority = \"keeper-a\"",
+            "t.toml:6:12: priority must be a whole number, or a table of hosts such as { keeper-a = 10 }, not a string",
+        ),
+        ("priority = 1001", "t.toml:6:12: priority must be a whole number from -1000 to 1000"),
+        (
+            "priority = { keeper-a = \"high\" }",
+            "t.toml:6:25: priority.keeper-a must be a whole number from -1000 to 1000, not a string",
+        ),
+        (
+            "priority = { \"keeper a\" = 1 }",
+            "t.toml:6:14: the host priority.keeper a must be 1 to 253 printable ASCII characters without spaces",
+        ),
         ("nice = 20", "t.toml:6:8: nice must be a whole number from -20 to 19"),
         ("nice = 1.5", "t.toml:6:8: nice must be a whole number from -20 to 19, not a float"),
         ("give_up_after = 0", "t.toml:6:17: give_up_after must be a whole number from 1 to 4294967295"),
@@ -391,6 +407,23 @@ fn every_key_of_a_keeper_may_stand_in_defaults_and_the_keeper_wins() {
     assert_eq!(process.limits["core"], Limit { soft: 0, hard: 0 });
     assert_eq!(process.limits["nofile"], Limit { soft: UNLIMITED, hard: UNLIMITED });
     assert_eq!(process.limits["stack"], Limit { soft: 1, hard: 2 });
+}
+
+#[test]
+fn a_priority_is_this_hosts_own_or_a_table_and_the_keepers_replaces_the_one_in_defaults() {
+    let text = |own: &str| {
+        format!("{REDIS}[defaults]\npriority = {{ b = -5, a = 10 }}\nhold = \"9s\"\n{KEEPER}{own}\n")
+    };
+    let by_host = |hosts: &[(&str, i32)]| {
+        Priorities::ByHost(hosts.iter().map(|(host, n)| ((*host).to_owned(), Priority(*n))).collect())
+    };
+    let of = |own: &str| {
+        let keeper = read(&text(own)).keepers.remove(0);
+        (keeper.priorities, keeper.hold.as_secs())
+    };
+    assert_eq!(of(""), (by_host(&[("a", 10), ("b", -5)]), 9));
+    assert_eq!(of("priority = -7"), (Priorities::Own(Priority(-7)), 9));
+    assert_eq!(of("priority = { \"c.example\" = 1 }\nhold = \"1h\""), (by_host(&[("c.example", 1)]), 3600));
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn the_core_uses_nothing_but_itself_and_the_tame_part_of_std() {
             };
             let own = ["super", "crate::core", "self"].iter().any(|path| used.starts_with(path));
             let child_module = [
+                "bid::",
                 "candidate::",
                 "child::",
                 "context::",

@@ -42,6 +42,8 @@ macro_rules! sentence {
 
 #[path = "redis/answers.rs"]
 mod answers;
+#[path = "redis/bids.rs"]
+mod bids;
 #[path = "redis/connection.rs"]
 mod connection;
 #[path = "redis/wakes.rs"]

@@ -4,6 +4,7 @@ use super::decode::Field;
 use super::report::{Place, Report, Source};
 use super::schema::RawKeeper;
 use super::{HOOK_TIMEOUT_DEFAULT, HooksConfig, KeeperConfig, OutputConfig, ProcessConfig, TTL_DEFAULT};
+use crate::core::preference::Preference;
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::timing::Timing;
 use nix::sys::signal::Signal;
@@ -78,6 +79,9 @@ pub fn resolve(
         return None;
     }
     let output = raw.output.clone().value().unwrap_or(OutputConfig::Log);
+    let priorities =
+        if raw.priority.is_bad() { None } else { Some(raw.priority.clone().value().unwrap_or_default()) };
+    let hold = raw.hold.clone().value().unwrap_or(Preference::HOLD_DEFAULT);
     Some(KeeperConfig {
         name: raw.name.clone().value()?,
         lock: lock.value()?,
@@ -86,6 +90,8 @@ pub fn resolve(
         process: process(raw)?,
         restart: restart?,
         output,
+        priorities: priorities?,
+        hold,
     })
 }
 
@@ -122,6 +128,8 @@ impl RawKeeper {
             on_lost: self.on_lost.or(below.on_lost.clone()),
             hook_timeout: self.hook_timeout.or(below.hook_timeout.clone()),
             output: self.output.or(below.output.clone()),
+            priority: self.priority.or(below.priority.clone()),
+            hold: self.hold.or(below.hold.clone()),
         }
     }
 }

@@ -21,6 +21,7 @@ pub use address::{BadAddress, NodeAddress};
 pub use environment::Env;
 pub use load::{load, parse};
 
+use crate::core::preference::Priorities;
 use crate::core::restart::RestartRules;
 use crate::core::timing::Timing;
 use crate::env_file::EnvFile;
@@ -99,6 +100,9 @@ pub struct KeeperConfig {
     pub restart: RestartRules,
     pub hooks: HooksConfig,
     pub output: OutputConfig,
+    pub priorities: Priorities,
+    /// How long a preferred host is well before it takes the keeper back.
+    pub hold: Duration,
 }
 
 /// Where the lines of a keeper go (DESIGN.md 2.2).

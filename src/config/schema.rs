@@ -5,6 +5,7 @@ use super::decode::{Field, Item, Located, Shape, Table};
 use super::report::{Place, Report, Source};
 use super::values::{self, command, key_prefix, name, number, positive, ttl};
 use super::{Isolation, KEEPERS_MAX, Limit, OutputConfig, RetryCount};
+use crate::core::preference::Priorities;
 use crate::core::restart::RestartPolicy;
 use crate::env_file::EnvFile;
 use nix::sys::signal::Signal;
@@ -34,7 +35,7 @@ static LOCK: Shape = Shape {
     not_built: &["username", "password_file", "tls"],
 };
 static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"], not_built: &[] };
-const KEEPER_NOT_BUILT: &[&str] = &["health", "ready", "priority", "hold"];
+const KEEPER_NOT_BUILT: &[&str] = &["health", "ready"];
 macro_rules! keeper_keys {
     ($($own:literal),*) => {
         &[
@@ -65,6 +66,8 @@ macro_rules! keeper_keys {
             "on_lost",
             "hook_timeout",
             "output",
+            "priority",
+            "hold",
         ]
     };
 }
@@ -161,6 +164,8 @@ pub struct RawKeeper {
     pub on_lost: Field<Vec<String>>,
     pub hook_timeout: Field<Duration>,
     pub output: Field<OutputConfig>,
+    pub priority: Field<Priorities>,
+    pub hold: Field<Duration>,
 }
 
 /// The main file.
@@ -279,6 +284,8 @@ fn keeper_settings(table: &Table<'_>, report: &mut Report) -> RawKeeper {
         on_lost: table.field("on_lost", report, command),
         hook_timeout: table.field("hook_timeout", report, positive),
         output: table.field("output", report, values::output),
+        priority: table.field("priority", report, values::priority),
+        hold: table.field("hold", report, values::hold),
     }
 }
 

@@ -4,6 +4,7 @@ use super::decode::{Field, Item, Table, quoted};
 use super::report::Report;
 use super::schema::{LIMIT, OUTPUT, RawNodes};
 use super::{FILE_SIZE_MIN, FileOutput, LIMIT_NAMES, Limit, OutputConfig, UNLIMITED};
+use crate::core::preference::{Priorities, Priority};
 use crate::core::restart::RestartPolicy;
 use crate::core::timing::{Impossible, TTL_MAX, TTL_MIN};
 use crate::env_file::EnvFile;
@@ -160,6 +161,35 @@ pub fn restart_policy(item: &Item<'_>, report: &mut Report) -> Option<RestartPol
         ("never", RestartPolicy::Never),
     ];
     item.choice(&choices, report)
+}
+
+/// A number for this host, or a table of hosts.
+pub fn priority(item: &Item<'_>, report: &mut Report) -> Option<Priorities> {
+    const EXPECTED: &str = "a whole number, or a table of hosts such as { keeper-a = 10 }";
+    const BOUND: i64 = 1000;
+    let value = |item: &Item<'_>, report: &mut Report| number(item, -BOUND, BOUND, report).map(Priority);
+    if item.value().as_integer().is_some() {
+        return value(item, report).map(Priorities::Own);
+    }
+    let mut hosts = BTreeMap::new();
+    let mut good = true;
+    for (host, place, item) in item.entries(EXPECTED, report)? {
+        if let Err(why) = check_host(host) {
+            report.error(&place, format!("the host {} {why}", item.label()));
+            good = false;
+        }
+        match value(&item, report) {
+            Some(priority) => drop(hosts.insert(host.to_owned(), priority)),
+            None => good = false,
+        }
+    }
+    good.then_some(Priorities::ByHost(hosts))
+}
+
+/// Shorter, and a keeper would be on the move more than it runs.
+pub fn hold(item: &Item<'_>, report: &mut Report) -> Option<Duration> {
+    let hold = item.duration(report)?;
+    if hold < Duration::from_secs(1) { item.refuse(report, "must be at least 1s") } else { Some(hold) }
 }
 
 pub fn signal(item: &Item<'_>, report: &mut Report) -> Option<Signal> {

@@ -1,6 +1,7 @@
 //! What the core says happened. Log, metrics and status are made of these; nothing else is.
 
 use super::lease::{FencingToken, NodeId};
+use super::preference::Bid;
 use super::request::Holder;
 use super::restart::Exit;
 use super::round::ExtensionOutcome;
@@ -51,6 +52,8 @@ pub enum Reason {
     PolicyFinished {
         exit: Exit,
     },
+    /// A quorum of nodes has the bid of a host that this host's file prefers.
+    Outbid(Bid),
     /// Tree dead and lock released.
     Released,
     CooldownOver,
@@ -163,6 +166,10 @@ pub enum Event {
     /// A quorum of nodes names another holder than before; a keeperd if it is known.
     HolderSeen {
         holder: Option<Holder>,
+    },
+    /// This host asks the holder, less preferred, to hand over.
+    Bids {
+        holder: Holder,
     },
     /// Released; `confirmed` nodes have said so.
     Released {

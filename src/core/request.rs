@@ -1,6 +1,7 @@
 //! What may be asked of a lock node, and what it may answer. The nodes (`lock`) carry it out, the core decides by it.
 
 use super::lease::{FencingToken, NodeId, Value};
+use super::preference::{Bid, Priority};
 use super::time::{Instant, WallTime};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub enum Request {
     Repair { value: Value, token: FencingToken, deadline: Instant },
     /// Delete what is mine; the value never lives again there (R15).
     Release { value: Value },
+    /// Ask the holder to hand over to this host. Touches nothing that a vote is made of.
+    Bid { priority: Priority },
 }
 
 /// Answer of one node to one [`Request`]; the outer variant is the request's.
@@ -44,6 +47,8 @@ pub enum Answer {
     Extend(ExtendAnswer),
     Repair(RepairAnswer),
     Released,
+    /// A bid stands, or a better one does.
+    Noted,
     /// Not serving, timed out, or an error: *unknown*, never a no.
     Silent,
 }
@@ -163,5 +168,11 @@ pub enum FromNode {
     /// Somebody touched a key this keeper tracks there. Only a hint.
     Touched {
         node: NodeId,
+    },
+    /// An extension found a bid there. It comes before the extension's own answer.
+    Bid {
+        node: NodeId,
+        ticket: Ticket,
+        bid: Bid,
     },
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 pub struct Instant(u64);
 
 impl Instant {
+    /// Later than everything else.
+    pub const NEVER: Instant = Instant(u64::MAX);
+
     pub const fn from_nanos(boot_ns: u64) -> Self {
         Self(boot_ns)
     }

@@ -165,6 +165,8 @@ impl Local {
                 self.release(keeper, *value)?;
                 Answer::Released
             }
+            // There is no other host.
+            Request::Bid { .. } => Answer::Noted,
         })
     }
 

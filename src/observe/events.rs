@@ -55,6 +55,12 @@ pub fn log(keeper: &str, nodes: &[String], event: &Event) {
         Event::HolderSeen { holder: None } => {
             tracing::info!(keeper, "standing by: a client that is not keeperd holds the lock");
         }
+        Event::Bids { holder } => tracing::info!(
+            keeper,
+            host = holder.host,
+            "this host is preferred and was well for long enough: {} is asked to hand over",
+            holder.host
+        ),
         Event::Released { confirmed, token } => {
             tracing::debug!(keeper, confirmed, token = token.0, "lock released");
         }
@@ -141,6 +147,9 @@ pub fn say_reason(reason: &Reason) -> String {
         Reason::GaveUp { failures } => format!("the child failed {failures} times: another host may try"),
         Reason::PolicyFinished { exit } => {
             format!("the child ended ({}) and its restart policy wants no more of it", say_exit(*exit))
+        }
+        Reason::Outbid(bid) => {
+            format!("{}, preferred with priority {}, asks for it", bid.host, bid.priority.0)
         }
         Reason::Released => "the lock is released".into(),
         Reason::CooldownOver => "the cooldown is over".into(),

@@ -21,6 +21,8 @@ pub enum EndReason {
     /// keeperd was stopped.
     Stop,
     StepDown,
+    /// A preferred host asked for the keeper.
+    Outbid,
     Pause,
     /// The guard died or did not answer, so nobody saw how the child ended.
     GuardLost,
@@ -42,6 +44,7 @@ impl EndReason {
             EndReason::LeaseLost => "lease_lost",
             EndReason::Stop => "stop",
             EndReason::StepDown => "step_down",
+            EndReason::Outbid => "outbid",
             EndReason::Pause => "pause",
             EndReason::GuardLost => "guard_lost",
             EndReason::LaunchFailed => "launch_failed",
@@ -55,6 +58,7 @@ impl EndReason {
     pub fn of(reason: &Reason) -> Option<EndReason> {
         Some(match reason {
             Reason::Command(Command::StepDown) => EndReason::StepDown,
+            Reason::Outbid(_) => EndReason::Outbid,
             Reason::Command(Command::Pause) => EndReason::Pause,
             Reason::Command(Command::Drain | Command::Kill) => EndReason::Stop,
             Reason::Evicted | Reason::Foreign | Reason::LeaseEnding | Reason::GuardStopped => {
@@ -89,6 +93,7 @@ impl EndReason {
             | EndReason::LeaseLost
             | EndReason::Stop
             | EndReason::StepDown
+            | EndReason::Outbid
             | EndReason::Pause
             | EndReason::GuardLost => false,
         }
@@ -159,6 +164,7 @@ impl History {
             | Event::TreeOutlivesLease
             | Event::ClockAhead { .. }
             | Event::HolderSeen { .. }
+            | Event::Bids { .. }
             | Event::Released { .. } => false,
         }
     }

@@ -4,9 +4,11 @@ use crate::world::{held, ms};
 use keeperd::core::election::{Action, Election, GuardReport, Settings};
 use keeperd::core::event::{Command, Role};
 use keeperd::core::lease::{FencingToken, NodeId, Quorum, Value};
+use keeperd::core::preference::{Bid, Preference, Priorities, Priority};
 use keeperd::core::request::*;
 use keeperd::core::restart::{Exit, RestartRules};
 use keeperd::core::rng::Seed;
+use keeperd::core::spread::Load;
 use keeperd::core::time::{Instant, Now, WallTime};
 use keeperd::core::timing::{Deadlines, Timing};
 use std::collections::{BTreeMap, VecDeque};
@@ -83,7 +85,23 @@ struct Sim {
     log: VecDeque<String>,
     last_token: FencingToken,
     violations: Vec<&'static str>,
+    /// Of the newest extension.
+    last: Ticket,
     launches: u64,
+}
+
+fn rival_bid() -> Bid {
+    Bid { host: "other".into(), priority: Priority(10) }
+}
+
+/// None, this host, another one.
+fn preference(dice: &mut Dice) -> Preference {
+    let table = |host: &str| Priorities::ByHost([(host.to_owned(), Priority(10))].into());
+    match dice.roll(3) {
+        0 => Preference::none(),
+        1 => Preference::new("me", table("me"), ms(1_000)),
+        _ => Preference::new("me", table("other"), ms(1_000)),
+    }
 }
 
 const FAR: Instant = Instant::from_nanos(u64::MAX);
@@ -107,6 +125,7 @@ impl Sim {
             quorum: Quorum::of(count),
             restart,
             retry: keeperd::core::election::Retry { count: Some(3), delay: ms(200) },
+            preference: preference(&mut dice),
         };
         let node = || Node {
             serving: false,
@@ -140,6 +159,7 @@ impl Sim {
             log: VecDeque::new(),
             last_token: FencingToken(0),
             violations: Vec::new(),
+            last: Ticket { round: RoundId(0), sent: now },
             launches: 0,
         }
     }
@@ -224,6 +244,9 @@ impl Sim {
                     && !self.proven
                 {
                     self.wrong("released before the proof");
+                }
+                if matches!(request, Request::Extend { .. }) {
+                    self.last = ticket;
                 }
                 if let Request::Acquire { value, .. } = request {
                     self.book.entry(value.0).or_default();
@@ -518,6 +541,7 @@ impl Sim {
                     }
                     Answer::Released
                 }
+                Request::Bid { .. } => Answer::Noted,
             }
         };
         // The book: what this answer is worth, from what was asked.
@@ -582,8 +606,21 @@ impl Sim {
                 0..=4 => self.flap(n, false),
                 5..=30 => self.flap(n, true),
                 31..=36 => self.nodes[n].slow_until = self.now + ms(self.dice.roll(400)),
-                37..=40 => self.nodes[n].holds = None,
+                37..=38 => self.nodes[n].holds = None,
                 41..=42 => self.nodes[n].holds = Some((5, self.now + ms(self.dice.roll(500)))),
+                39 => {
+                    let bid = FromNode::Bid { node: NodeId(n as u8), ticket: self.last, bid: rival_bid() };
+                    self.say("bid".to_owned());
+                    self.election.handle_node(self.now(), bid);
+                }
+                40 => self.election.handle_load(Load {
+                    keepers: 1 + self.dice.roll(50) as u32,
+                    own: self.dice.roll(10) as u32,
+                    least_elsewhere: [None, Some(1), Some(5)][self.dice.roll(3) as usize],
+                    hosts: 1 + self.dice.roll(3) as u32,
+                    line: self.dice.roll(20) as u32,
+                    shift: self.dice.roll(1000) as u32,
+                }),
                 43..=60 => self.election.handle_node(self.now(), FromNode::Touched { node: NodeId(n as u8) }),
                 61..=62 => self.guard.frozen_until = self.now + ms(self.dice.roll(600)),
                 63 => self.guard_dies(),

@@ -3,6 +3,7 @@
 use keeperd::core::election::{Action, Election, GuardReport, Retry, Settings};
 use keeperd::core::event::{Command, Event, Reason, Role};
 use keeperd::core::lease::{FencingToken, NodeId, Quorum, Value};
+use keeperd::core::preference::Preference;
 use keeperd::core::request::{
     AcquireAnswer, Answer, ExtendAnswer, FromNode, Held, Holder, LookAnswer, NodeChange, Request, Ticket,
 };
@@ -40,8 +41,12 @@ pub struct World {
 }
 
 impl World {
-    /// ttl 2 s: extend at 1 s, stop at 1.395 s, kill at 1.728 s, end at 1.978 s.
     pub fn new(rules: RestartRules) -> World {
+        World::preferring(rules, Preference::none())
+    }
+
+    /// ttl 2 s: extend at 1 s, stop at 1.395 s, kill at 1.728 s, end at 1.978 s.
+    pub fn preferring(rules: RestartRules, preference: Preference) -> World {
         let ttl = Duration::from_secs(2);
         let timing = Timing::new(ttl, Timing::default_stop_timeout(ttl)).expect("the default fits");
         let settings = Settings {
@@ -49,6 +54,7 @@ impl World {
             quorum: Quorum::of(3),
             restart: rules,
             retry: Retry { count: Some(3), delay: ms(200) },
+            preference,
         };
         let now = Instant::from_nanos(1_000_000_000_000);
         let mut world = World {
@@ -252,6 +258,7 @@ pub fn kind(request: &Request) -> &'static str {
         Request::Check { .. } => "check",
         Request::Repair { .. } => "repair",
         Request::Release { .. } => "release",
+        Request::Bid { .. } => "bid",
     }
 }
 

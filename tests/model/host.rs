@@ -6,6 +6,7 @@ use super::variant::{Broken, Clocks, Variant};
 use keeperd::core::election::{Action, Election, GuardReport, Retry, Settings};
 use keeperd::core::event::{Command, Event, Role};
 use keeperd::core::lease::{FencingToken, NodeId, Quorum, Value};
+use keeperd::core::preference::Preference;
 use keeperd::core::request::{FromNode, NodeChange, Request, Ticket};
 use keeperd::core::restart::RestartRules;
 use keeperd::core::rng::Seed;
@@ -74,6 +75,7 @@ impl Host {
             quorum: Quorum::of(3),
             restart: RestartRules::default(),
             retry: Retry { count: Some(3), delay: super::variant::ms(200) },
+            preference: Preference::none(),
         };
         let election = Election::new(settings, Seed(seed), turn.now.boot);
         let mut host =

@@ -81,6 +81,7 @@ impl Node {
                 self.release(value);
                 Answer::Released
             }
+            Request::Bid { .. } => Answer::Noted,
         }
     }
 

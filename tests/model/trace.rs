@@ -59,6 +59,7 @@ fn kind(request: &Request) -> &'static str {
         Request::Check { .. } => "check",
         Request::Repair { .. } => "repair",
         Request::Release { .. } => "release",
+        Request::Bid { .. } => "bid",
     }
 }
 

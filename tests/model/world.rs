@@ -113,13 +113,14 @@ impl State {
                     | Request::Repair { deadline, .. },
                 ) => now <= *deadline,
                 Content::Request(Request::Check { .. }) => held,
-                Content::Request(Request::Release { .. }) => true,
+                Content::Request(Request::Release { .. } | Request::Bid { .. }) => true,
                 // A late one may meet a later attempt or term.
                 Content::Reply(_) if mail.delayed => true,
                 Content::Reply(Answer::Acquire(_)) => held || role == Role::Candidate,
                 Content::Reply(Answer::Raise(_)) => role == Role::Candidate,
                 Content::Reply(Answer::Extend(_) | Answer::Repair(_) | Answer::Released) => held,
                 Content::Reply(Answer::Look(_) | Answer::Silent) => true,
+                Content::Reply(Answer::Noted) => false,
             }
         });
         for (host, hint) in self.hosts.iter().zip(&mut self.hints) {

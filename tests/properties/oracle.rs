@@ -8,12 +8,14 @@ use super::variant::Variant;
 use keeperd::core::election::{Action, Election, GuardReport, Retry, Settings};
 use keeperd::core::event::Command;
 use keeperd::core::lease::{FencingToken, NodeId, Quorum, Value};
+use keeperd::core::preference::{Bid, Preference, Priorities, Priority};
 use keeperd::core::request::{
     AcquireAnswer, Answer, ExtendAnswer, FromNode, Held, Holder, LookAnswer, NodeChange, RaiseAnswer,
-    RepairAnswer, Request, Ticket,
+    RepairAnswer, Request, RoundId, Ticket,
 };
 use keeperd::core::restart::{Exit, RestartRules};
 use keeperd::core::rng::Seed;
+use keeperd::core::spread::Load;
 use keeperd::core::time::{Instant, Now, WallTime};
 use keeperd::core::timing::{Deadlines, Timing};
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,6 +89,7 @@ impl Driver {
             quorum,
             restart: RestartRules::default(),
             retry: Retry { count: Some(1), delay: Duration::from_millis(200) },
+            preference: preference(shape),
         };
         let now = Instant::from_nanos(1_000_000_000_000);
         let mut driver = Driver {
@@ -204,8 +207,18 @@ impl Driver {
         self.node(match how % 4 {
             0 => FromNode::Change { node, change: NodeChange::Lost },
             1 | 2 => FromNode::Change { node, change: NodeChange::Serving },
+            _ if how & 0x30 == 0x30 => self.bid(node, how),
             _ => FromNode::Touched { node },
         });
+    }
+
+    /// One that may have come with the last extension.
+    fn bid(&self, node: NodeId, how: u16) -> FromNode {
+        let newest = self.open.iter().chain(&self.old).max_by_key(|asked| asked.ticket.round);
+        let ticket = newest.map_or(Ticket { round: RoundId(0), sent: self.now }, |asked| asked.ticket);
+        let host = if how & 0x40 == 0 { "other" } else { "third" };
+        let bid = Bid { host: host.to_owned(), priority: Priority(i32::from(how >> 8)) };
+        FromNode::Bid { node, ticket, bid }
     }
 
     /// Another host takes a node, or gives it back.
@@ -219,6 +232,9 @@ impl Driver {
             Request::Release { value }
         };
         self.stores[usize::from(node.0)].carry_out(&self.variant, self.now, &request);
+        let [own, elsewhere, line] = [how >> 2 & 7, how >> 5 & 7, how >> 10].map(u32::from);
+        let least_elsewhere = (elsewhere > 0).then_some(elsewhere);
+        self.election.handle_load(Load { keepers: 30, own, least_elsewhere, hosts: 3, line, shift: 500 });
     }
 
     fn pass(&mut self, span: Duration) {
@@ -332,6 +348,17 @@ impl Book {
     }
 }
 
+/// Half of the shapes have one, for the host that `held` names, for this one, or for both.
+fn preference(shape: u8) -> Preference {
+    let hosts = [("me", i32::from(shape >> 4 & 1)), ("other", i32::from(shape >> 5 & 3)), ("third", 1)];
+    let hosts = hosts.map(|(host, priority)| (host.to_owned(), Priority(priority)));
+    let hold = Duration::from_secs(1);
+    match shape >> 7 {
+        0 => Preference::none(),
+        _ => Preference::new("me", Priorities::ByHost(hosts.into()), hold),
+    }
+}
+
 fn number(action: &Action) -> u32 {
     match action {
         Action::Ask { request, .. } => match request {
@@ -342,6 +369,7 @@ fn number(action: &Action) -> u32 {
             Request::Check { .. } => 5,
             Request::Repair { .. } => 6,
             Request::Release { .. } => 7,
+            Request::Bid { .. } => 16,
         },
         Action::Launch { .. } => 8,
         Action::Spawn { .. } => 9,
@@ -425,6 +453,7 @@ fn absurd(request: &Request, how: u16) -> Answer {
             _ => RepairAnswer::Refused,
         }),
         Request::Release { .. } => Answer::Released,
+        Request::Bid { .. } => Answer::Noted,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::server::Server;
 use keeperd::clock;
 use keeperd::core::lease::{FencingToken, NodeId, Value};
+use keeperd::core::preference::{Bid, Priority};
 use keeperd::core::request::{Answer, FromNode, NodeChange, Request, RoundId, Ticket};
 use keeperd::core::time::Instant;
 use keeperd::lock::redis::{Address, NodeState, Nodes, Settings};
@@ -14,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub const KEY: &str = "redlock:oracle";
 pub const SHADOW: &str = "keeperd:lease:{redlock:oracle}";
 pub const FENCE: &str = "keeperd:fence:{redlock:oracle}";
+pub const BID: &str = "keeperd:bid:{redlock:oracle}";
 pub const TTL: Duration = Duration::from_secs(10);
 /// Longer than anything takes, even on a busy machine.
 pub const LONG: Duration = Duration::from_secs(10);
@@ -25,6 +27,8 @@ pub struct Host {
     pub keeper: KeeperId,
     inbox: Receiver<FromNode>,
     touched: u32,
+    /// What the last extension found.
+    pub bid: Option<Bid>,
     pub changes: Vec<(NodeId, NodeChange)>,
     round: u64,
     _end: DropGuard,
@@ -54,7 +58,7 @@ impl Host {
         let claim = Claim { key: KEY.to_owned(), ttl: TTL, node_timeout: options.node_timeout };
         let keeper = nodes.register(claim, sender);
         let _end = cancel.drop_guard();
-        Host { nodes, keeper, inbox, touched: 0, changes: Vec::new(), round: 0, _end }
+        Host { nodes, keeper, inbox, touched: 0, bid: None, changes: Vec::new(), round: 0, _end }
     }
 
     /// Connected, and voting without a quarantine.
@@ -73,6 +77,10 @@ impl Host {
             FromNode::Touched { .. } => self.touched += 1,
             FromNode::Change { node, change } => self.changes.push((*node, *change)),
             FromNode::Answer { .. } => {}
+            FromNode::Bid { ticket, bid, .. } => {
+                assert_eq!(ticket.round.0, self.round, "a bid comes before the answer it came with");
+                self.bid = Some(bid.clone());
+            }
         }
     }
 
@@ -123,6 +131,7 @@ impl Host {
 
     pub async fn ask(&mut self, request: Request) -> Answer {
         self.round += 1;
+        self.bid = None;
         let ticket = Ticket { round: RoundId(self.round), sent: clock::boot() };
         self.nodes.ask(self.keeper, ONE, Ask { ticket, request });
         let answered = async {
@@ -165,6 +174,10 @@ impl Host {
     pub async fn repair(&mut self, value: u128, token: u64) -> Answer {
         let (value, token) = (Value(value), FencingToken(token));
         self.ask(Request::Repair { value, token, deadline: soon() }).await
+    }
+
+    pub async fn bid(&mut self, priority: i32) -> Answer {
+        self.ask(Request::Bid { priority: Priority(priority) }).await
     }
 
     pub async fn release(&mut self, value: u128) -> Answer {

@@ -7,6 +7,7 @@ use crate::core::lease::{FencingToken, NodeId, Quorum, Value};
 use crate::core::request::{FromNode, Request, Ticket};
 use crate::core::rng::Seed;
 use crate::core::round::ExtensionOutcome;
+use crate::core::spread::{Load, Seat};
 use crate::core::time::{Instant, Now, WallTime};
 use crate::core::timing::Deadlines;
 use crate::coverage::Mark;
@@ -115,11 +116,13 @@ impl World {
             return self.push(at, Ev::DaemonStarts { host: id(h) });
         }
         let seed = Seed(u128::from(self.dice.next()) << 64 | u128::from(self.dice.next()));
+        let hold = if self.is(Mutant::HoldIgnored) { Duration::ZERO } else { self.setup.hold };
         let settings = Settings {
             timing: self.setup.timing,
             quorum: Quorum::of(id(self.setup.nodes)),
             restart: self.setup.restart.clone(),
             retry: Retry { count: Some(3), delay: Duration::from_millis(200) },
+            preference: self.setup.preference(h, hold),
         };
         let now = self.now;
         let host = &mut self.hosts[h];
@@ -137,10 +140,29 @@ impl World {
         }));
         let life = host.lives;
         say!(self, format!("h{h}"), "daemon starts");
+        self.weigh(h);
         for node in 0..self.setup.nodes {
             self.push(now, Ev::Open { link: id(h * self.setup.nodes + node), life });
         }
         self.hear(h, Heard::Time, Cause::Timer);
+    }
+
+    /// What the daemon's other keepers are at: anything.
+    fn weigh(&mut self, h: usize) {
+        let count = |n: u64| u32::try_from(n).unwrap_or(0);
+        let dice = &mut self.dice;
+        let keepers = count([1, 10, 1000][dice.pick(3)]);
+        let load = Load {
+            keepers,
+            own: count(dice.below(keepers.into())),
+            least_elsewhere: dice.coin().then(|| count(dice.below(20))),
+            hosts: count(1 + dice.below(4)),
+            line: count(dice.below(keepers.into())),
+            shift: count(dice.below(1000)),
+        };
+        if let Some(daemon) = self.daemon(h) {
+            daemon.election.handle_load(load);
+        }
     }
 
     /// Drained, or killed as the second signal asks: its links end with it.
@@ -239,11 +261,15 @@ impl World {
         let Some(daemon) = self.daemon(h) else { return };
         let (holding, stopped, life) =
             (daemon.election.is_holding(), daemon.election.is_stopped(), daemon.life);
+        let waits = daemon.election.seat() == Seat::Waiting;
         if holding != daemon.holding {
             daemon.holding = holding;
             if holding {
                 self.hurry(h);
             }
+        }
+        if waits {
+            self.mark(Mark::LetsOthersFirst);
         }
         if stopped && !self.hosts[h].restarting {
             self.hosts[h].restarting = true;
@@ -401,6 +427,7 @@ impl World {
                 ExtensionOutcome::Foreign => Mark::Foreign,
             }),
             Event::ChildRestarts { .. } => self.mark(Mark::RestartsChild),
+            Event::Bids { .. } => self.mark(Mark::Bids),
             Event::TreeDead { .. } => self.mark(Mark::Releases),
             Event::Released { confirmed, .. } => {
                 let enough = *confirmed >= self.setup.quorum();
@@ -423,7 +450,12 @@ impl World {
             let at = self.now + self.way() + self.setup.way;
             self.push(at, Ev::Again { fault: Fault::Hang { host: id(h), guard: false }, tries: 0 });
         }
+        self.weigh(h);
         let mark = match reason {
+            Reason::Outbid(_) => {
+                self.oracle_outbid(h);
+                Mark::StopsOutbid
+            }
             Reason::LooksFree => Mark::Stands,
             Reason::Evicted => Mark::StopsEvicted,
             Reason::Foreign => Mark::KillsForeign,

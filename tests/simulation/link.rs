@@ -54,6 +54,7 @@ enum What {
     Check,
     Repair,
     Release(Value),
+    Bid,
     /// A mutant's repair in place of an answer to an extension.
     RepairInstead,
     Adopt,
@@ -416,6 +417,7 @@ impl World {
             Request::Check { .. } => (What::Check, None),
             Request::Repair { deadline, .. } => (What::Repair, Some(*deadline)),
             Request::Release { value } => (What::Release(*value), None),
+            Request::Bid { .. } => (What::Bid, None),
         };
         let offset = self.links[l].offset;
         let deadline_us = deadline.zip(offset).map_or(0, |(at, offset)| offset.deadline(at, now));
@@ -510,7 +512,13 @@ impl World {
         match flight.what {
             What::Release(value) => self.remember(h, n, value),
             What::Adopt | What::Settle | What::Watch(_) | What::Ping | What::RepairInstead => return,
-            What::Look | What::Acquire(..) | What::Raise | What::Extend | What::Check | What::Repair => {}
+            What::Look
+            | What::Acquire(..)
+            | What::Raise
+            | What::Extend
+            | What::Check
+            | What::Repair
+            | What::Bid => {}
         }
         self.mark(Mark::Silent);
         say!(self, format!("h{h}"), "n{n} is silent (round {})", flight.ticket.round.0);
@@ -863,6 +871,10 @@ impl World {
             _ => None,
         };
         self.mark_answer(&reply.answer, h, flight.sent);
+        if let Some(bid) = reply.bid {
+            let bid = FromNode::Bid { node: NodeId(id(n)), ticket: flight.ticket, bid };
+            self.hear(h, Heard::Node(bid), Cause::Other);
+        }
         self.tell_answer(l, flight, reply.answer);
         if let Some(value) = watch.filter(|_| self.setup.tracking && self.links[l].is_serving()) {
             self.send_flight(l, What::Watch(value), Errand::Watch, self.setup.node_timeout());
@@ -935,6 +947,7 @@ impl World {
             Answer::Repair(RepairAnswer::Repaired) => Mark::RepairOk,
             Answer::Repair(RepairAnswer::Foreign(_)) => Mark::RepairForeign,
             Answer::Repair(RepairAnswer::Refused) => Mark::RepairRefused,
+            Answer::Noted => Mark::Noted,
             Answer::Acquire(AcquireAnswer::Released) | Answer::Released | Answer::Silent => return,
         };
         self.mark(mark);

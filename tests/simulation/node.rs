@@ -2,6 +2,7 @@
 
 use crate::clock::{NEVER, Nanos, NodeClock, US};
 use crate::core::lease::{FencingToken, Value};
+use crate::core::preference::{Bid, Priority};
 use crate::core::request::{
     AcquireAnswer, Answer, ExtendAnswer, Held, Holder, LookAnswer, RaiseAnswer, RepairAnswer, Request,
 };
@@ -45,6 +46,15 @@ pub struct Data {
     pub shadow: Option<Key>,
     pub fence: Fence,
     pub marker: Option<Marker>,
+    bid: Option<Offer>,
+}
+
+/// A preferred host's bid.
+#[derive(Clone, Copy, Debug)]
+struct Offer {
+    host: u8,
+    priority: Priority,
+    expires_ms: u64,
 }
 
 /// What a reply reveals of the marker.
@@ -60,6 +70,7 @@ pub struct Reply {
     pub us: u64,
     pub answer: Answer,
     pub marker: MarkerSeen,
+    pub bid: Option<Bid>,
 }
 
 impl Reply {
@@ -208,7 +219,7 @@ impl Node {
             remaining: Some(Duration::from_millis(remaining)),
             token: FencingToken(self.data.fence.t),
             holder: (Some(owner) == self.shadow()).then(|| Holder {
-                host: String::new(),
+                host: if known { name(self.data.fence.host) } else { String::new() },
                 pid: if known { u32::from(self.data.fence.host) } else { 0 },
             }),
         }
@@ -238,8 +249,27 @@ impl Node {
                 self.release(value.0);
                 Answer::Released
             }
+            Request::Bid { priority } => {
+                self.take_bid(us, *priority, terms);
+                Answer::Noted
+            }
         };
-        Reply { us, answer, marker }
+        let renewed =
+            matches!((request, &answer), (Request::Extend { .. }, Answer::Extend(ExtendAnswer::Ok)));
+        let bid = self.data.bid.filter(|bid| renewed && us / 1000 <= bid.expires_ms);
+        let bid = bid.map(|bid| Bid { host: name(bid.host), priority: bid.priority });
+        Reply { us, answer, marker, bid }
+    }
+
+    fn take_bid(&mut self, us: u64, priority: Priority, terms: &Terms) {
+        let better = |bid: &Offer| {
+            let higher = (bid.priority, terms.host) > (priority, bid.host);
+            bid.host != terms.host && us / 1000 <= bid.expires_ms && higher
+        };
+        if !self.data.bid.as_ref().is_some_and(better) {
+            let expires_ms = us / 1000 + terms.ttl_ms / 4 * 3;
+            self.data.bid = Some(Offer { host: terms.host, priority, expires_ms });
+        }
     }
 
     /// Plain reads; the fence is tracked from now on.
@@ -505,6 +535,11 @@ impl Node {
             _ => quarantine,
         }
     }
+}
+
+/// Of a host.
+pub fn name(host: u8) -> String {
+    ["h0", "h1", "h2", "h3"][usize::from(host)].to_owned()
 }
 
 /// A value as it stands on the node. Formatting would cost as much as the whole rest of a look.

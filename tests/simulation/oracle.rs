@@ -33,6 +33,10 @@ pub struct Oracle {
     served_from: Nanos,
     /// After this a child must be running, and stay.
     must_run: bool,
+    /// Not judged before.
+    judge_from: Nanos,
+    /// When a host was last outbid, and the value of its term.
+    outbid: Option<(Nanos, Value)>,
     pub deleted: Option<(u32, Nanos)>,
 }
 
@@ -211,9 +215,32 @@ impl World {
         if self.oracle.running.is_empty() {
             self.oracle.served += self.now - self.oracle.served_from;
         }
-        if self.oracle.must_run {
-            self.violated("after all has healed a child stays", || format!("g{g} lost its child"));
+        if !self.oracle.must_run {
+            return;
         }
+        if self.oracle.outbid.is_some_and(|(_, value)| value == self.guards[g].value) {
+            // Handed over to a preferred host; should that be gone, the others wait for it no longer than this.
+            self.oracle.must_run = false;
+            self.oracle.judge_from = self.now + self.setup.ttl() / 2 + 3 * SEC;
+            self.push(self.oracle.judge_from, Ev::Judge);
+            return;
+        }
+        self.violated("after all has healed a child stays", || format!("g{g} lost its child"));
+    }
+
+    /// A holder gives way to a bid.
+    pub fn oracle_outbid(&mut self, h: usize) {
+        let Some(value) = self.daemon(h).and_then(|daemon| daemon.election.value()) else { return };
+        if self.setup.preferred == Some(h) {
+            self.violated("the preferred host does not give way", || format!("h{h} does"));
+        }
+        let hold = crate::setup::nanos(self.setup.hold * 49 / 50); // clocks differ by less
+        if let Some((last, _)) = self.oracle.outbid
+            && self.now < last + hold
+        {
+            self.violated("a keeper is taken back at most once in `hold`", || format!("from h{h}"));
+        }
+        self.oracle.outbid = Some((self.now, value));
     }
 
     pub fn oracle_legacy_starts(&mut self, c: usize) {
@@ -324,7 +351,14 @@ impl World {
     }
 
     pub fn judge_liveness(&mut self) {
+        if self.now < self.oracle.judge_from {
+            return;
+        }
         if self.oracle.must_run {
+            let first = self.oracle.running.first().map(|g| self.guards[*g as usize].host);
+            if self.setup.preferred.is_some_and(|preferred| Some(preferred) != first) {
+                self.violated("after all has healed the preferred host has it", || format!("{first:?} does"));
+            }
             self.oracle.over = true;
             return;
         }
@@ -339,6 +373,7 @@ impl World {
         }
         self.oracle.must_run = true;
         let at = self.now + self.setup.ttl() * 10;
+        self.oracle.judge_from = at;
         self.push(at, Ev::Judge);
     }
 }

@@ -1,9 +1,11 @@
 //! What a run is made of, drawn from its seed.
 
 use crate::clock::{MS, Nanos, SEC, US};
+use crate::core::preference::{Preference, Priorities, Priority};
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::timing::Timing;
 use crate::dice::Dice;
+use crate::node::name;
 use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +47,11 @@ pub struct Setup {
     /// The init system starts a daemon only when the old guards are gone.
     pub waits_for_guards: bool,
     pub child: ChildHabits,
+    /// One per host: the same file for all, or each its own.
+    pub priorities: Vec<Priorities>,
+    pub hold: Duration,
+    /// Who is preferred, where all agree.
+    pub preferred: Option<usize>,
 }
 
 /// Chances in 1000.
@@ -85,7 +92,7 @@ impl Setup {
             2..4 => 1_000_000,
             _ => 2_000,
         };
-        Setup {
+        let mut setup = Setup {
             seed,
             mode,
             kind,
@@ -107,7 +114,44 @@ impl Setup {
                 exec_fails: [0, 0, 20][dice.pick(3)],
                 lives: ttl * dice.between(1, 40),
             },
+            priorities: Vec::new(),
+            hold: Preference::HOLD_DEFAULT,
+            preferred: None,
+        };
+        setup.prefer(&mut dice);
+        setup
+    }
+
+    fn prefer(&mut self, dice: &mut Dice) {
+        self.hold = Duration::from_nanos(self.ttl() * dice.between(1, 6));
+        let hosts = self.hosts;
+        let one_file = dice.coin();
+        let first = dice.pick(hosts);
+        let second = dice.pick(hosts);
+        let priorities = |host: usize, dice: &mut Dice| {
+            let table = |named: &[(usize, i32)]| {
+                let named = named.iter().map(|(host, n)| (name(crate::world::id(*host)), Priority(*n)));
+                Priorities::ByHost(named.collect())
+            };
+            match (one_file, dice.below(4)) {
+                (true, _) => table(&[(second, 5), (first, 10)]),
+                // Everybody for himself, in a circle, or without a word.
+                (false, 0) => table(&[(host, 10)]),
+                (false, 1) => table(&[((host + 1) % hosts, 10), ((host + 2) % hosts, -10)]),
+                (false, 2) => Priorities::Own(Priority(i32::try_from(dice.below(20)).unwrap_or(0) - 5)),
+                (false, _) => Priorities::default(),
+            }
+        };
+        if dice.below(3) == 0 {
+            self.priorities = vec![Priorities::default(); hosts];
+            return;
         }
+        self.priorities = (0..hosts).map(|host| priorities(host, dice)).collect();
+        self.preferred = one_file.then_some(first);
+    }
+
+    pub fn preference(&self, host: usize, hold: Duration) -> Preference {
+        Preference::new(&name(crate::world::id(host)), self.priorities[host].clone(), hold)
     }
 
     fn rules(dice: &mut Dice, mode: Mode, ttl: Nanos) -> RestartRules {

@@ -92,5 +92,6 @@ pub fn asked(request: &crate::core::request::Request) -> &'static str {
         Request::Check { .. } => "check",
         Request::Repair { .. } => "repair",
         Request::Release { .. } => "release",
+        Request::Bid { .. } => "bid",
     }
 }

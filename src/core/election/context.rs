@@ -8,6 +8,7 @@ use crate::core::request::{ExtendAnswer, Held, LookAnswer, Request, RoundId, Tic
 use crate::core::restart::Restarts;
 use crate::core::rng::{Rng, Seed};
 use crate::core::round::{Heard, Round};
+use crate::core::spread::Load;
 use crate::core::time::{Instant, Now, WallTime};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,6 +18,13 @@ const SPLIT_FIRST: Duration = Duration::from_millis(25);
 const SPLIT_MAX: Duration = Duration::from_millis(400);
 /// Values we gave up and may still find on a node that was silent then.
 const ABANDONED_MAX: usize = 8;
+
+/// Whether this keeper was held or stood for since this daemon began: until then every host may be at its cold start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Start {
+    Cold { free_since: Option<Instant> },
+    Warm,
+}
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Context {
@@ -33,6 +41,11 @@ pub(super) struct Context {
     pub wall_cap: Option<WallTime>,
     /// Who holds the lock, as the last look saw it.
     pub seen: Option<Held>,
+    /// What this daemon has and others have; handed in.
+    pub load: Load,
+    pub start: Start,
+    /// Terms in a row that this host gave up because the keeper does not run here.
+    pub unfit: u32,
     abandoned: VecDeque<Value>,
     next_round: u64,
     actions: VecDeque<Action>,
@@ -51,6 +64,9 @@ impl Context {
             token_seen: FencingToken(0),
             wall_cap: None,
             seen: None,
+            load: Load::default(),
+            start: Start::Cold { free_since: None },
+            unfit: 0,
             abandoned: VecDeque::new(),
             next_round: 1,
             actions: VecDeque::new(),
@@ -78,6 +94,16 @@ impl Context {
 
     pub fn ask(&mut self, node: NodeId, ticket: Ticket, request: Request) {
         self.act(Action::Ask { node, ticket, request });
+    }
+
+    /// Asks all serving nodes, and waits for no answer.
+    pub fn ask_all(&mut self, now: Instant, request: &Request) {
+        let ticket = self.ticket(now);
+        for node in self.settings.quorum.ids() {
+            if self.serving.contains(node) {
+                self.ask(node, ticket, request.clone());
+            }
+        }
     }
 
     /// Asks all serving nodes the same; the others are silent from the start (R29).
@@ -149,6 +175,24 @@ impl Context {
         }
         self.retries = self.retries.saturating_add(1);
         delay + self.jitter(delay / 2)
+    }
+
+    /// When this host may stand for a lock that has looked free since `since`, and when to see whether that has come.
+    pub fn stands_at(&mut self, since: Instant, now: Instant) -> (Instant, Instant) {
+        let (load, preference) = (self.load, &self.settings.preference);
+        match &mut self.start {
+            Start::Warm => {
+                let at = since + preference.wait(load.wait(), None);
+                (at, at)
+            }
+            Start::Cold { free_since } => {
+                let since = *free_since.get_or_insert(since);
+                let span = load.cold_span();
+                let at = since + preference.wait(load.cold_wait(), Some(span));
+                let last = since + preference.wait(span, Some(span));
+                (at, (at.max(now) + load.cold_apart()).min(last).max(at))
+            }
+        }
     }
 
     pub fn jitter(&mut self, span: Duration) -> Duration {

@@ -7,6 +7,7 @@ use super::term::Term;
 use super::{Action, Change, Timer};
 use crate::core::event::{Event, Reason, Said};
 use crate::core::lease::{NodeId, NodeMap};
+use crate::core::preference::Bid;
 use crate::core::request::{ExtendAnswer, Request, RoundId, Ticket};
 use crate::core::round::{ExtensionOutcome, Round, judge};
 use crate::core::time::Instant;
@@ -51,6 +52,8 @@ pub(super) struct Extension {
     pub recent: [RoundId; ROUNDS_KEPT],
     pub renewed_at: Instant,
     pub last_votes: Vec<(NodeId, Said)>,
+    /// Bids that came with this round's answers.
+    pub bids: NodeMap<Bid>,
 }
 
 impl Extension {
@@ -67,6 +70,7 @@ impl Extension {
             recent: [RoundId::default(); ROUNDS_KEPT],
             renewed_at: t0,
             last_votes: Vec::new(),
+            bids: NodeMap::default(),
         }
     }
 
@@ -108,6 +112,7 @@ impl Term {
         self.extension.judged = false;
         self.extension.again = false;
         self.extension.round = Some(round);
+        self.extension.bids = NodeMap::default();
         self.judge_round(cx, now)
     }
 

@@ -11,7 +11,9 @@
 //! ```text
 //! state      input                          next        what goes out
 //! Standby    look timer, hint               Standby     look at all serving nodes
-//! Standby    a quorum looks free            Candidate   acquire
+//! Standby    a quorum looks free            Standby     nothing, while preferred or less loaded hosts go first
+//! Standby    and still does after that      Candidate   acquire
+//! Standby    a less preferred host holds    Standby     bid, after `hold`
 //! Candidate  quorum of votes and one token  Leader      launch guard (arms, then forks)
 //! Candidate  quorum, tokens differ          Candidate   raise
 //! Candidate  split, my value is smallest    Candidate   acquire again, at most three times
@@ -19,7 +21,7 @@
 //! Leader     extend timer, node came back   Leader      extend
 //! Leader     quorum of ok                   Leader      prolong the guard, then repair
 //! Leader     unknown                        Leader      extend again after a gap, until stop_at
-//! Leader     evicted, stop_at, commands     Leader*     stop (*role stepping_down)
+//! Leader     evicted, stop_at, bid, command Leader*     stop (*role stepping_down)
 //! Leader     foreign, kill_at, guard lost   Leader*     kill
 //! Leader     child ended, tree dead         Leader      spawn after a delay, or stop, or finished
 //! Leader*    tree proven dead               Releasing   release
@@ -28,6 +30,7 @@
 //! ```
 //! Everything not listed leaves the state as it is.
 
+mod bid;
 mod candidate;
 mod child;
 mod context;
@@ -39,9 +42,11 @@ mod term;
 
 use super::event::{Command, Event, Reason, Role, Said};
 use super::lease::{FencingToken, NodeId, Quorum, Value};
+use super::preference::Preference;
 use super::request::{Answer, FromNode, Held, NodeChange, Request, Ticket};
 use super::restart::{Exit, RestartRules};
 use super::rng::Seed;
+use super::spread::{Load, Seat};
 use super::time::{Instant, Now};
 use super::timing::{Deadlines, Timing};
 use candidate::Attempt;
@@ -63,6 +68,7 @@ pub struct Settings {
     pub restart: RestartRules,
     /// Against legacy holders or a missing quorum, never between keeperds.
     pub retry: Retry,
+    pub preference: Preference,
 }
 
 /// Attempts after a failed one, as the npm package has them; afterwards a candidate waits for the next poll.
@@ -324,6 +330,19 @@ impl Election {
         matches!(self.state, State::Leader(_) | State::Releasing(_))
     }
 
+    /// What this keeper counts for in its daemon's [`Spread`](super::spread::Spread).
+    pub fn seat(&self) -> Seat<'_> {
+        match &self.state {
+            State::Candidate(_) | State::Leader(_) | State::Releasing(_) => Seat::Here,
+            State::Standby(standby) if standby.waits_its_turn() => Seat::Waiting,
+            State::Standby(_) => match self.holder().and_then(|held| held.holder.as_ref()) {
+                Some(holder) if !holder.host.is_empty() => Seat::Elsewhere(&holder.host),
+                Some(_) | None => Seat::Nowhere,
+            },
+            State::Stopped => Seat::Nowhere,
+        }
+    }
+
     pub fn timing(&self) -> &Timing {
         &self.cx.settings.timing
     }
@@ -351,6 +370,11 @@ impl Election {
 
     // ── inputs ──
 
+    /// Takes what the daemon's other keepers and other hosts amount to. Counts from the next input on.
+    pub fn handle_load(&mut self, load: Load) {
+        self.cx.load = load;
+    }
+
     /// Fires every timer that is due.
     ///
     /// # Panics
@@ -370,7 +394,7 @@ impl Election {
     fn fire(&mut self, now: Now, timer: Timer) {
         let (cx, boot) = (&mut self.cx, now.boot);
         let change = match (&mut self.state, timer) {
-            (State::Standby(standby), Timer::Look) => standby.look(cx, boot),
+            (State::Standby(standby), Timer::Look) => standby.look_timer(cx, boot),
             (State::Standby(standby), Timer::LookEnds) => standby.look_ends(cx, boot),
             (State::Standby(standby), Timer::BarEnds) => standby.bar_ends(boot),
             (State::Candidate(attempt), Timer::RoundEnds) => attempt.round_ends(cx, now),
@@ -404,6 +428,10 @@ impl Election {
                 State::Standby(standby) => standby.handle_hint(cx, boot),
                 State::Leader(term) => term.handle_hint(cx, boot),
                 State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
+            },
+            FromNode::Bid { node, ticket, bid } => match &mut self.state {
+                State::Leader(term) => term.handle_bid(cx, boot, node, ticket, bid),
+                State::Standby(_) | State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
             },
             FromNode::Change { node, change: NodeChange::Serving } => {
                 cx.serving.insert(node, ());

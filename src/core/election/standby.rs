@@ -1,6 +1,7 @@
 //! Standing by: looking, sleeping until a quorum may be free, being barred from standing for a while.
 
-use super::context::{Context, look_votes};
+use super::bid::Bidder;
+use super::context::{Context, Start, look_votes};
 use super::{Change, State, Timer};
 use crate::core::event::{Event, Reason, Said};
 use crate::core::lease::NodeId;
@@ -42,6 +43,9 @@ pub(super) struct Standby {
     /// A hint arrived while a look was under way.
     hinted: bool,
     eager: u8,
+    /// A quorum looks free since then, and this host lets others stand first.
+    free_since: Option<Instant>,
+    pub bidder: Bidder,
     last_votes: Vec<(NodeId, Said)>,
 }
 
@@ -54,12 +58,18 @@ impl Standby {
             concluded: false,
             hinted: false,
             eager: 0,
+            free_since: None,
+            bidder: Bidder::default(),
             last_votes: Vec::new(),
         }
     }
 
     pub fn votes(&self) -> &[(NodeId, Said)] {
         &self.last_votes
+    }
+
+    pub fn waits_its_turn(&self) -> bool {
+        self.free_since.is_some()
     }
 
     pub fn next_timer(&self) -> (Instant, Timer) {
@@ -73,8 +83,20 @@ impl Standby {
         }
     }
 
+    pub fn look_timer(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        if let Some(since) = self.free_since {
+            // Others of this daemon may have come first; it costs no look to know.
+            let (stands_at, again_at) = cx.stands_at(since, now);
+            if now < stands_at {
+                self.look_at = again_at;
+                return None;
+            }
+        }
+        self.look(cx, now)
+    }
+
     /// Starts a look. Read only: a standby that asked with *acquire* would steal the holder's repair (R22).
-    pub fn look(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+    fn look(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         let ends = now + cx.settings.timing.node_timeout();
         self.hinted = false;
         self.concluded = false;
@@ -141,6 +163,7 @@ impl Standby {
     }
 
     pub fn node_lost(&mut self, cx: &mut Context, now: Instant, node: NodeId) -> Option<Change> {
+        self.bidder.node_lost(cx);
         self.look.as_mut()?.silence(node);
         self.conclude(cx, now)
     }
@@ -170,6 +193,7 @@ impl Standby {
             // Somebody was elected: the contention is over.
             cx.split.reset();
             cx.wall_cap = None;
+            cx.start = Start::Warm;
             if news {
                 cx.emit(Event::HolderSeen { holder: held.holder });
             }
@@ -177,10 +201,12 @@ impl Standby {
         if free >= quorum {
             return self.found_free(cx, now);
         }
+        self.free_since = None;
         if matches!(self.bar, Bar::StayOut { .. }) && cx.seen.is_some() {
             self.bar = Bar::None;
         }
-        let wake_at = self.wake_at(cx, now);
+        let bids_at = self.bidder.judge(cx, now, self.bar == Bar::None, first);
+        let wake_at = self.wake_at(cx, now).min(bids_at.unwrap_or(Instant::NEVER));
         self.look_at = if first { wake_at } else { self.look_at.min(wake_at) };
         if std::mem::take(&mut self.hinted) {
             return self.handle_hint(cx, now);
@@ -193,12 +219,25 @@ impl Standby {
 
     fn found_free(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         match self.bar {
-            Bar::None => Some(Change::stand()),
+            Bar::None => self.take_turn(cx, now),
             Bar::StayOut { .. } | Bar::Cooldown { .. } | Bar::Paused => {
                 self.look_at = now + cx.poll_every();
                 None
             }
         }
+    }
+
+    /// Stands, or lets preferred hosts and those with fewer keepers go first and looks again.
+    fn take_turn(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
+        let since = *self.free_since.get_or_insert(now);
+        let (stands_at, again_at) = cx.stands_at(since, now);
+        let asked = self.look.as_ref().map_or(since, |look| look.ticket.sent);
+        if stands_at <= since || stands_at <= asked {
+            cx.start = Start::Warm;
+            return Some(Change::stand());
+        }
+        self.look_at = again_at;
+        None
     }
 
     /// When a quorum may have expired: the Q-th smallest of what is left, after the look was sent.

@@ -123,7 +123,7 @@ impl Term {
             Phase::Killing { .. } if !self.overdue_said => {
                 (self.ends().max(self.dead_by(cx.settings.timing.kill_margin())), Timer::LeaseEnds)
             }
-            Phase::Killing { .. } => (Instant::from_nanos(u64::MAX), Timer::LeaseEnds),
+            Phase::Killing { .. } => (Instant::NEVER, Timer::LeaseEnds),
         };
         let mut at = |instant: Instant, timer: Timer| first = first.min((instant, timer));
         if let Some((instant, timer)) = self.extension.next_timer() {
@@ -209,6 +209,11 @@ impl Term {
             Phase::Serving => After::Stand,
             Phase::Stopping { after } | Phase::Killing { after } => *after,
         };
+        if matches!(after, After::Cooldown { .. }) {
+            cx.unfit = cx.unfit.saturating_add(1);
+        } else if now.since(self.since) >= cx.settings.preference.hold() {
+            cx.unfit = 0;
+        }
         let release = Release::begin(cx, now, self.lease.value, self.lease.token, after);
         Some(Change::quietly(State::Releasing(Box::new(release))))
     }

@@ -275,7 +275,8 @@ impl Node {
             | Request::Extend { .. }
             | Request::Check { .. }
             | Request::Repair { .. }
-            | Request::Release { .. } => None,
+            | Request::Release { .. }
+            | Request::Bid { .. } => None,
         }
     }
 
@@ -389,9 +390,13 @@ impl Node {
             () = link.lost.cancelled() => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
         };
         match outcome {
-            Ok(Reply { answer, marker, .. }) => {
+            Ok(Reply { answer, marker, bid, .. }) => {
                 self.note_marker(link, marker);
                 let answer = self.unless_waiting(answer);
+                if let Some(bid) = bid {
+                    let bid = FromNode::Bid { node: self.id, ticket: ask.ticket, bid };
+                    self.shared.registry.borrow_mut().post(keeper, bid);
+                }
                 let watch = needs_watching(&ask.request, &answer);
                 self.answer(keeper, client, &ask, answer);
                 if let Some(expected) = watch {

@@ -2,6 +2,7 @@
 
 use super::scripts::Context;
 use crate::core::lease::FencingToken;
+use crate::core::preference::{Bid, Priority};
 use crate::core::request::{
     AcquireAnswer, Answer, ExtendAnswer, Held, Holder, LookAnswer, RaiseAnswer, RepairAnswer,
 };
@@ -12,6 +13,9 @@ use std::time::Duration;
 /// Read in place of a value under a key of another type; `value_of` in prelude.lua says the same.
 const NOT_A_STRING: &[u8] = b"(not a string)";
 
+/// No host has a longer name.
+const HOST_MAX: usize = 255;
+
 /// An answer, and what else the node said of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Reply {
@@ -19,6 +23,13 @@ pub(super) struct Reply {
     /// Its TIME, in µs.
     pub(super) node_us: Option<u64>,
     pub(super) marker: Marker,
+    pub(super) bid: Option<Bid>,
+}
+
+impl Reply {
+    pub(super) fn silent() -> Self {
+        Reply { answer: Answer::Silent, node_us: None, marker: Marker::Unsaid, bid: None }
+    }
 }
 
 /// What a reply reveals of the marker.
@@ -93,7 +104,7 @@ fn opened(replies: &[Value]) -> Option<(u64, String, Fields<'_>)> {
 }
 
 fn said(node_us: u64, answer: Answer) -> Reply {
-    Reply { answer, node_us: Some(node_us), marker: Marker::Unsaid }
+    Reply { answer, node_us: Some(node_us), marker: Marker::Unsaid, bid: None }
 }
 
 /// Why a node abstains, and for how long.
@@ -120,7 +131,7 @@ pub(super) fn acquire(replies: &[Value]) -> Option<Reply> {
         "clock" => AcquireAnswer::Clock { node_wall: WallTime::from_micros(us), token: fields.token()? },
         _ => return None,
     };
-    Some(Reply { answer: Answer::Acquire(answer), node_us: Some(us), marker })
+    Some(Reply { marker, ..said(us, Answer::Acquire(answer)) })
 }
 
 pub(super) fn raise(replies: &[Value]) -> Option<Reply> {
@@ -136,14 +147,17 @@ pub(super) fn raise(replies: &[Value]) -> Option<Reply> {
         "late" | "released" => RaiseAnswer::Refused,
         _ => return None,
     };
-    Some(Reply { answer: Answer::Raise(answer), node_us: Some(us), marker })
+    Some(Reply { marker, ..said(us, Answer::Raise(answer)) })
 }
 
 pub(super) fn extend(replies: &[Value]) -> Option<Reply> {
     let (us, tag, mut fields) = opened(replies)?;
-    let mut marker = Marker::Unsaid;
+    let (mut marker, mut bid) = (Marker::Unsaid, None);
     let answer = match tag.as_str() {
-        "ok" => ExtendAnswer::Ok,
+        "ok" => {
+            bid = fields.bytes().and_then(|text| parse_bid(&text));
+            ExtendAnswer::Ok
+        }
         "kept" => ExtendAnswer::Kept,
         "empty" => {
             if fields.string()? == "absent" {
@@ -157,7 +171,7 @@ pub(super) fn extend(replies: &[Value]) -> Option<Reply> {
         "late" => return Some(said(us, Answer::Silent)),
         _ => return None,
     };
-    Some(Reply { answer: Answer::Extend(answer), node_us: Some(us), marker })
+    Some(Reply { marker, bid, ..said(us, Answer::Extend(answer)) })
 }
 
 pub(super) fn repair(replies: &[Value]) -> Option<Reply> {
@@ -174,6 +188,20 @@ pub(super) fn repair(replies: &[Value]) -> Option<Reply> {
 pub(super) fn release(replies: &[Value]) -> Option<Reply> {
     let (us, tag, _) = opened(replies)?;
     (tag == "ok").then(|| said(us, Answer::Released))
+}
+
+pub(super) fn bid(replies: &[Value]) -> Option<Reply> {
+    let (us, tag, _) = opened(replies)?;
+    matches!(tag.as_str(), "ok" | "outbid").then(|| said(us, Answer::Noted))
+}
+
+/// `priority host`, as bid.lua writes it. Anything else is nobody's bid.
+fn parse_bid(text: &[u8]) -> Option<Bid> {
+    let (priority, host) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+    if host.is_empty() || host.len() > HOST_MAX {
+        return None;
+    }
+    Some(Bid { host: host.to_owned(), priority: Priority(priority.parse().ok()?) })
 }
 
 /// What `adopt` found.
@@ -236,7 +264,7 @@ pub(super) fn look(replies: &[Value], context: &Context<'_>) -> Option<Reply> {
             Err(remaining) => LookAnswer::Quarantined { remaining },
         }
     };
-    Some(Reply { answer: Answer::Look(answer), node_us: Some(us), marker })
+    Some(Reply { marker, ..said(us, Answer::Look(answer)) })
 }
 
 fn look_at_marker(
@@ -323,7 +351,13 @@ mod tests {
                     .iter()
                     .filter(|reply| reply.is_some())
                     .count();
-                let _ = (release(&replies), adopt(&replies[0]), time(&replies[0]), look(&replies, &context));
+                let _ = (
+                    release(&replies),
+                    bid(&replies),
+                    adopt(&replies[0]),
+                    time(&replies[0]),
+                    look(&replies, &context),
+                );
             }
         }
         assert!(understood > 1000, "the test must reach the inside of the decoders");
@@ -354,7 +388,8 @@ mod tests {
             let tagged = fields.get(1).and_then(text).is_some_and(|said| said == tag.as_bytes());
             assert!(tagged && fields.first().and_then(number::<u64>).is_some(), "a vote from {reply:?}");
         };
-        for answer in [acquire(one), raise(one), extend(one), repair(one), release(one)].into_iter().flatten()
+        for answer in
+            [acquire(one), raise(one), extend(one), repair(one), release(one), bid(one)].into_iter().flatten()
         {
             match answer.answer {
                 Answer::Acquire(AcquireAnswer::Granted { token } | AcquireAnswer::Mine { token, .. }) => {
@@ -371,6 +406,7 @@ mod tests {
                 | Answer::Extend(ExtendAnswer::Ok)
                 | Answer::Repair(RepairAnswer::Repaired)
                 | Answer::Released => said_tag("ok"),
+                Answer::Noted => {}
                 Answer::Look(_)
                 | Answer::Acquire(_)
                 | Answer::Raise(_)

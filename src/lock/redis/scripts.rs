@@ -1,8 +1,8 @@
 //! The scripts: what goes to a node for each [`Request`], and what its reply means.
 
-use super::reply::{Marker, Reply};
+use super::reply::Reply;
 use crate::core::lease::Value;
-use crate::core::request::{Answer, Request};
+use crate::core::request::Request;
 use crate::core::time::Instant;
 use crate::lock::Identity;
 use redis::{Cmd, Pipeline};
@@ -17,6 +17,8 @@ pub(super) struct Keys {
     pub(super) lock: String,
     pub(super) shadow: String,
     pub(super) fence: String,
+    /// Who asks the holder to hand over.
+    pub(super) bid: String,
 }
 
 impl Keys {
@@ -25,6 +27,7 @@ impl Keys {
             lock: lock.to_owned(),
             shadow: format!("keeperd:lease:{{{lock}}}"),
             fence: format!("keeperd:fence:{{{lock}}}"),
+            bid: format!("keeperd:bid:{{{lock}}}"),
         }
     }
 }
@@ -36,6 +39,7 @@ pub(super) enum Script {
     Extend,
     Repair,
     Release,
+    Bid,
     Adopt,
 }
 
@@ -46,8 +50,15 @@ macro_rules! source {
 }
 
 impl Script {
-    pub(super) const ALL: [Script; 6] =
-        [Script::Acquire, Script::Raise, Script::Extend, Script::Repair, Script::Release, Script::Adopt];
+    pub(super) const ALL: [Script; 7] = [
+        Script::Acquire,
+        Script::Raise,
+        Script::Extend,
+        Script::Repair,
+        Script::Release,
+        Script::Bid,
+        Script::Adopt,
+    ];
 
     pub(super) fn source(self) -> &'static str {
         match self {
@@ -56,6 +67,7 @@ impl Script {
             Script::Extend => source!("extend.lua"),
             Script::Repair => source!("repair.lua"),
             Script::Release => source!("release.lua"),
+            Script::Bid => source!("bid.lua"),
             Script::Adopt => source!("adopt.lua"),
         }
     }
@@ -142,6 +154,7 @@ pub(super) enum Kind {
     Extend,
     Repair,
     Release,
+    Bid,
 }
 
 impl Batch {
@@ -159,7 +172,8 @@ impl Batch {
                 vec![value.to_string(), ttl, token.to_string(), deadline.to_string(), span.clone()],
                 me.to_vec(),
             ];
-            Invocation { script: Script::Extend, keys: four(), args: args.concat() }
+            let keys = [four(), vec![keys.bid.clone()]].concat();
+            Invocation { script: Script::Extend, keys, args: args.concat() }
         };
         let (request, main) = match request {
             Request::Look => (Kind::Look, None),
@@ -189,6 +203,11 @@ impl Batch {
             }
             Request::Release { value } => {
                 (Kind::Release, Some(Invocation::release(keys, &value.to_string())))
+            }
+            Request::Bid { priority } => {
+                let lasts = (context.ttl / 4 * 3).as_millis().to_string();
+                let args = vec![context.identity.host.clone(), priority.0.to_string(), lasts];
+                (Kind::Bid, Some(Invocation { script: Script::Bid, keys: vec![keys.bid.clone()], args }))
             }
         };
         Batch { request, main }
@@ -221,7 +240,7 @@ impl Batch {
             // Their last access of the lock key is a read.
             Kind::Extend | Kind::Repair => track(&mut pipe),
             // Refused, it must not track; granted, `watch` follows.
-            Kind::Acquire | Kind::Raise | Kind::Look | Kind::Release => {}
+            Kind::Acquire | Kind::Raise | Kind::Look | Kind::Release | Kind::Bid => {}
         }
         let at = pipe.len();
         pipe.add_command(main.command(digests));
@@ -242,7 +261,8 @@ impl Batch {
             Kind::Extend => super::reply::extend(replies),
             Kind::Repair => super::reply::repair(replies),
             Kind::Release => super::reply::release(replies),
+            Kind::Bid => super::reply::bid(replies),
         };
-        decoded.unwrap_or(Reply { answer: Answer::Silent, node_us: None, marker: Marker::Unsaid })
+        decoded.unwrap_or(Reply::silent())
     }
 }

@@ -22,6 +22,7 @@ mod mix;
 mod nemesis;
 mod nodes;
 mod output;
+mod preference;
 mod scripts;
 mod steady;
 
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Scenario> {
         links::ALL,
         nodes::ALL,
         keys::ALL,
+        preference::ALL,
         local::ALL,
         output::ALL,
         mix::ALL,
