@@ -42,6 +42,8 @@ use std::time::Duration;
 const HASTE: Duration = Duration::from_millis(50);
 const HASTY_PASS: Duration = Duration::from_millis(1);
 const PATIENT_PASS: Duration = Duration::from_millis(10);
+/// A process with threads, such as Node, takes milliseconds to die.
+const SIGNALS_ALONE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -302,9 +304,9 @@ impl Guard {
         if now >= next_pass {
             self.signal_group(libc::SIGKILL); // all there is where the kernel neither has cgroups nor lists children
             self.walk.kill_all(|_| false);
-            // Signals first, and alone on the first pass: writing to cgroup.kill takes the kernel's one cgroup lock, which a service
-            // starting elsewhere on a busy host holds for seconds. Most trees are dead without it.
-            if now > since
+            // Signals first, and alone for a while: writing to cgroup.kill takes the kernel's one cgroup lock, which a service starting
+            // elsewhere on a busy host holds for seconds, and a guard that waits for it is given up. Most trees are dead without it.
+            if now.since(since) >= SIGNALS_ALONE
                 && let Some(leaf) = self.charge.leaf.as_mut().filter(|leaf| leaf.populated())
             {
                 leaf.kill();
