@@ -80,6 +80,7 @@ marks! {
     RepairForeign "answer: repair foreign",
     RepairRefused "answer: repair refused",
     Noted "answer: bid noted",
+    PreferredHasIt "after all has healed the preferred host has it",
     Silent "answer: silent",
     NotServing "asked of a node that does not serve",
     Unwanted "a release remembered and carried out on reconnection",

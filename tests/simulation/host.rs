@@ -451,6 +451,7 @@ impl World {
             self.push(at, Ev::Again { fault: Fault::Hang { host: id(h), guard: false }, tries: 0 });
         }
         self.weigh(h);
+        self.oracle.preferred_gave_up |= to == Role::Cooldown && self.setup.preferred == Some(h);
         let mark = match reason {
             Reason::Outbid(_) => {
                 self.oracle_outbid(h);

@@ -37,6 +37,8 @@ pub struct Oracle {
     judge_from: Nanos,
     /// When a host was last outbid, and the value of its term.
     outbid: Option<(Nanos, Value)>,
+    /// The preferred host has given a term up: it is well only after much longer.
+    pub preferred_gave_up: bool,
     pub deleted: Option<(u32, Nanos)>,
 }
 
@@ -356,8 +358,14 @@ impl World {
         }
         if self.oracle.must_run {
             let first = self.oracle.running.first().map(|g| self.guards[*g as usize].host);
-            if self.setup.preferred.is_some_and(|preferred| Some(preferred) != first) {
-                self.violated("after all has healed the preferred host has it", || format!("{first:?} does"));
+            match self.setup.preferred.filter(|_| !self.oracle.preferred_gave_up) {
+                Some(preferred) if Some(preferred) == first => self.mark(Mark::PreferredHasIt),
+                Some(_) => {
+                    self.violated("after all has healed the preferred host has it", || {
+                        format!("{first:?} does")
+                    });
+                }
+                None => {}
             }
             self.oracle.over = true;
             return;
