@@ -230,6 +230,7 @@ fn enlist(
             restart: settings.restart.clone(),
             retry,
             preference: preference(config, settings),
+            fit_to_stand: false,
         },
         seed,
         clock::boot(),

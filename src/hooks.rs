@@ -85,7 +85,10 @@ impl Ledger {
             }
             Event::Elected { .. }
             | Event::Extended { .. }
+            | Event::RestartBegins { .. }
             | Event::ChildRestarts { .. }
+            | Event::HostFit
+            | Event::HostUnfit { .. }
             | Event::StopSent { .. }
             | Event::TreeOutlivesLease
             | Event::ClockAhead { .. }
@@ -303,6 +306,7 @@ impl Runners {
 mod tests {
     use super::*;
     use crate::core::event::Command;
+    use crate::core::restart::Ending;
 
     const TOKEN: FencingToken = FencingToken(7);
 
@@ -331,13 +335,13 @@ mod tests {
 
     #[test]
     fn each_term_has_one_call_of_each_kind_and_lost_waits_for_the_proof_of_death() {
-        let exit = |exit| Event::ChildExited { exit, ran: Duration::ZERO };
+        let exit = |exit| Event::ChildExited { exit, ran: Duration::ZERO, ending: Ending::ByItself };
         let before_the_proof = [
             role(Role::Candidate, Reason::LooksFree),
             role(Role::Leader, Reason::Won),
             Event::ChildStarted { pid: 1, token: TOKEN },
             exit(Exit::Code(1)),
-            Event::ChildRestarts { after: Duration::ZERO },
+            Event::ChildRestarts { after: Duration::ZERO, ending: Ending::ByItself },
             Event::ChildStarted { pid: 2, token: TOKEN },
             role(Role::SteppingDown, Reason::Command(Command::Drain)),
             exit(Exit::Signal(15)),
@@ -364,7 +368,7 @@ mod tests {
     fn the_end_of_a_run_that_nobody_saw_is_not_the_last_one_somebody_saw() {
         let events = [
             role(Role::Leader, Reason::Won),
-            Event::ChildExited { exit: Exit::Code(1), ran: Duration::ZERO },
+            Event::ChildExited { exit: Exit::Code(1), ran: Duration::ZERO, ending: Ending::ByItself },
             Event::ChildStarted { pid: 2, token: TOKEN },
             role(Role::SteppingDown, Reason::GuardLost("died")),
             Event::TreeDead { killed: 0 },

@@ -216,6 +216,7 @@ impl Shell {
                     self.launch(value, token, deadlines, start_by);
                 }
                 Action::Spawn { start_by } => self.tell(guard::Command::Spawn { start_by }),
+                Action::Restart { kill_by } => self.tell(guard::Command::Restart { kill_by }),
                 Action::Prolong { deadlines } => self.tell(guard::Command::Deadlines(deadlines)),
                 Action::Stop { kill_by } => self.tell(guard::Command::Stop { kill_by }),
                 Action::Kill => self.tell(guard::Command::Kill),
@@ -466,8 +467,10 @@ impl Shell {
         events::log(&self.keeper.name, &self.keeper.shared.nodes, event);
         self.keeper.hooks.note(event);
         let at = clock::wall();
-        if let Event::RoleChanged { reason, .. } = event {
-            self.view.last_change = Some(LastChange { at, reason: events::say_reason(reason) });
+        if let Some(reason) = events::news(event) {
+            self.view.last_change = Some(LastChange { at, reason });
+        }
+        if let Event::RoleChanged { .. } = event {
             self.view.since = at;
         }
         if self.history.note(event, at) {

@@ -35,6 +35,7 @@ fn the_core_uses_nothing_but_itself_and_the_tame_part_of_std() {
                 "child::",
                 "context::",
                 "extension::",
+                "health::",
                 "release::",
                 "repair::",
                 "standby::",

@@ -80,6 +80,10 @@ sentences! {
     fork_hoppers_die_with_a_cgroup,
     fork_hoppers_die_without_a_cgroup,
     child_is_started_again_in_the_same_guard,
+    a_restart_leaves_nothing_of_the_last_child_and_a_guard_that_starts_the_next,
+    a_restart_does_not_outlive_stop_at,
+    a_daemon_that_dies_during_a_restart_is_obeyed_no_more,
+    a_restart_is_refused_once_stopping_has_begun_and_idle_is_no_reason_to_refuse,
     frozen_guard_never_execs_the_child,
     signals_do_not_touch_the_guard,
     killed_guard_takes_the_main_process_and_the_daemon_kills_the_rest,
@@ -749,6 +753,80 @@ async fn child_is_started_again_in_the_same_guard() {
 }
 
 /// R9: armed, frozen, asked to start, thawed when everything is over.
+async fn a_restart_leaves_nothing_of_the_last_child_and_a_guard_that_starts_the_next() {
+    for cgroup in [true, false] {
+        let mut plan = shell(
+            "trap '' TERM; setsid sh -c \"trap '' TERM; sleep 100\" & touch $KEEPERD_TEST_MARK/ready; \
+             while :; do sleep 0.05; done",
+        );
+        plan.cgroup = cgroup;
+        let mut term = plan.start();
+        term.ready().await;
+        let began = clock::boot();
+        assert!(term.ack(Command::Restart { kill_by: began + 300 * MS }).await.accepted);
+        tokio::time::sleep(100 * MS).await;
+        assert!(term.survivors() >= 2, "it is asked first");
+        assert_eq!(term.exited().await, Exit::Signal(9));
+        let (killed, last) = term
+            .until(|e| if let Event::TreeDead { killed, last } = e { Some((killed, last)) } else { None })
+            .await;
+        let took = clock::boot().since(began);
+        assert!(took >= 300 * MS && took < SECOND, "dead after {took:?}");
+        assert!(killed >= 2 && !last, "{killed} killed, the last: {last}");
+        assert_eq!(term.survivors(), 0);
+        let prolonged =
+            Deadlines { stop_at: clock::boot() + 60 * SECOND, kill_at: clock::boot() + 65 * SECOND };
+        assert!(term.ack(Command::Deadlines(prolonged)).await.accepted, "the term goes on");
+        assert!(term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+        term.started().await;
+        term.guard.send(Command::Kill);
+        term.tree_dead().await;
+        term.quit().await;
+    }
+}
+
+async fn a_restart_does_not_outlive_stop_at() {
+    let mut plan = shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 0.05; done");
+    let now = clock::boot();
+    plan.deadlines = Deadlines { stop_at: now + 600 * MS, kill_at: now + 900 * MS };
+    let mut term = plan.start();
+    term.ready().await;
+    term.ack(Command::Restart { kill_by: now + 10 * SECOND }).await;
+    let why = term.until(|e| if let Event::Stopping(why) = e { Some(why) } else { None }).await;
+    assert_eq!(why, Why::Deadline);
+    let late = Deadlines { stop_at: now + 60 * SECOND, kill_at: now + 65 * SECOND };
+    assert!(!term.ack(Command::Deadlines(late)).await.accepted, "it is stopping for good now");
+    let last = term.until(|e| if let Event::TreeDead { last, .. } = e { Some(last) } else { None }).await;
+    let took = clock::boot().since(now);
+    assert!(last && took >= 900 * MS && took < 2 * SECOND, "dead after {took:?}, for good: {last}");
+    assert!(!term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+    term.quit().await;
+}
+
+async fn a_daemon_that_dies_during_a_restart_is_obeyed_no_more() {
+    let mut plan = shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 0.05; done");
+    plan.stop_timeout = 100 * MS;
+    let mut term = plan.start();
+    term.ready().await;
+    let Term { mut guard, mark, _folder, .. } = term;
+    guard.send(Command::Restart { kill_by: clock::boot() + 100 * SECOND });
+    drop(guard);
+    until_marked(&mark, 0).await;
+}
+
+async fn a_restart_is_refused_once_stopping_has_begun_and_idle_is_no_reason_to_refuse() {
+    let mut term = shell("exec sleep 100").launch();
+    let kill_by = clock::boot() + SECOND;
+    assert!(term.ack(Command::Restart { kill_by }).await.accepted, "nothing runs, nothing to do");
+    assert!(term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+    term.started().await;
+    assert!(term.ack(Command::Stop { kill_by }).await.accepted);
+    assert!(!term.ack(Command::Restart { kill_by: kill_by + SECOND }).await.accepted);
+    term.tree_dead().await;
+    assert!(!term.ack(Command::Restart { kill_by }).await.accepted);
+    term.quit().await;
+}
+
 async fn frozen_guard_never_execs_the_child() {
     let mut plan = shell("touch $KEEPERD_TEST_MARK/ran");
     let now = clock::boot();

@@ -3,7 +3,7 @@
 use super::lease::{FencingToken, NodeId};
 use super::preference::Bid;
 use super::request::Holder;
-use super::restart::Exit;
+use super::restart::{Ending, Exit};
 use super::round::ExtensionOutcome;
 use std::time::Duration;
 
@@ -58,6 +58,10 @@ pub enum Reason {
     Released,
     CooldownOver,
     Resumed,
+    /// Probes of the child failed: which, and what it answered.
+    Unhealthy(String),
+    /// Probes of this host failed before it was elected.
+    Unfit(String),
 }
 
 /// Commands of an operator, or of the daemon on its way out.
@@ -66,6 +70,8 @@ pub enum Command {
     StepDown,
     Pause,
     Resume,
+    /// Start the child anew, within the term.
+    Restart,
     /// Hand over and end.
     Drain,
     /// End at once: SIGKILL instead of the stop signal.
@@ -145,9 +151,21 @@ pub enum Event {
     ChildExited {
         exit: Exit,
         ran: Duration,
+        ending: Ending,
+    },
+    /// The child is being stopped, and will be started again.
+    RestartBegins {
+        reason: Reason,
     },
     ChildRestarts {
         after: Duration,
+        ending: Ending,
+    },
+    /// This host may stand.
+    HostFit,
+    /// It may not, though the lock may be free.
+    HostUnfit {
+        why: String,
     },
     /// The stop signal or SIGKILL went to the tree.
     StopSent {

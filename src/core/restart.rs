@@ -50,6 +50,17 @@ pub enum Exit {
     Signal(i32),
 }
 
+/// Why a main process ends within its term.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Ending {
+    /// Of its own accord, or by a stranger's signal.
+    ByItself,
+    /// An operator asked for a restart.
+    Asked,
+    /// Its probes failed.
+    Unhealthy,
+}
+
 /// What follows from an exit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Verdict {
@@ -86,6 +97,11 @@ impl Restarts {
         self.total
     }
 
+    /// One more, by an operator's wish.
+    pub fn asked(&mut self) {
+        self.total += 1;
+    }
+
     pub fn is_success(&self, exit: Exit) -> bool {
         match exit {
             Exit::Code(code) => self.rules.success_exit_codes.contains(&code),
@@ -94,9 +110,24 @@ impl Restarts {
     }
 
     /// Decides after the main process, which ran for `ran`, ended at `now`. Only failures count towards giving up: a script that
-    /// does its work and exits 0 is restarted for ever at `restart_delay`.
-    pub fn decide(&mut self, now: Instant, exit: Exit, ran: Duration, rng: &mut Rng) -> Verdict {
-        let success = self.is_success(exit);
+    /// does its work and exits 0 is restarted for ever at `restart_delay`. How it ends counts only if it ends by itself: one that was
+    /// stopped as unhealthy has failed.
+    pub fn decide(
+        &mut self,
+        now: Instant,
+        ending: Ending,
+        exit: Exit,
+        ran: Duration,
+        rng: &mut Rng,
+    ) -> Verdict {
+        let success = match ending {
+            Ending::ByItself => self.is_success(exit),
+            Ending::Unhealthy => false,
+            Ending::Asked => {
+                self.asked();
+                return Verdict::Restart { at: now };
+            }
+        };
         let wanted = match self.rules.policy {
             RestartPolicy::Always => true,
             RestartPolicy::OnFailure => !success,

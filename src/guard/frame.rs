@@ -30,6 +30,9 @@ pub(super) struct Arm {
 pub enum Command {
     /// Start the child, unless it is `start_by` or `stop_at` before it has reached its exec. Refused while anything of the last one lives.
     Spawn { start_by: Instant },
+    /// End the child as [`Command::Stop`] does, but not for good: after [`Event::TreeDead`] it may be started again. Refused once stopping
+    /// has begun; nothing to do when no child runs.
+    Restart { kill_by: Instant },
     /// Smaller ones are always taken; larger ones only until stopping has begun.
     Deadlines(Deadlines),
     /// Stop politely now, and kill at `kill_by` or `kill_at`, whichever comes first. Final.
@@ -224,6 +227,7 @@ impl Order {
             Order::Command(Command::Stop { kill_by }) => (4, [kill_by.as_nanos(), 0, 0, 0, 0, 0]),
             Order::Command(Command::Kill) => (5, [0; 6]),
             Order::Command(Command::Quit) => (6, [0; 6]),
+            Order::Command(Command::Restart { kill_by }) => (7, [kill_by.as_nanos(), 0, 0, 0, 0, 0]),
         };
         pack(kind, seq.0, words)
     }
@@ -247,6 +251,7 @@ impl Order {
             4 => Order::Command(Command::Stop { kill_by: instant(w[0]) }),
             5 => Order::Command(Command::Kill),
             6 => Order::Command(Command::Quit),
+            7 => Order::Command(Command::Restart { kill_by: instant(w[0]) }),
             _ => return None,
         };
         Some((Seq(seq), order))
@@ -327,6 +332,7 @@ mod tests {
             Command::Stop { kill_by: at(4) },
             Command::Kill,
             Command::Quit,
+            Command::Restart { kill_by: at(5) },
         ];
         for order in commands.map(Order::Command).into_iter().chain([Order::Arm(arm)]) {
             assert_eq!(Order::decode(&order.encode(Seq(9))), Some((Seq(9), order)));

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!            Spawn           stop_at, Stop, end of socket
-//!     Idle ─────────► Running ─────────► Stopping
-//!      ▲                 │ main exits        │ main exits, kill_at
-//!      │                 ▼                   ▼
-//!      └──────────── Killing ◄───────────────┘        Kill and kill_at lead there from everywhere
+//!     Idle ─────────► Running ────────────────────► Stopping     so they do in Restarting
+//!      ▲               │   │ Restart                  │
+//!      │               │   ▼                          │
+//!      │               │ Restarting                   │
+//!      │     main exits│   │ main exits, kill_by      │ main exits, kill_at
+//!      │               ▼   ▼                          ▼
+//!      └──────────── Killing ◄────────────────────────┘           Kill and kill_at lead there from everywhere
 //!      not latched       │ ECHILD and cgroup empty: TREE_DEAD
 //!                        └─────────► Dead             latched: stopping had begun
 //! ```
@@ -49,8 +52,15 @@ const SIGNALS_ALONE: Duration = Duration::from_millis(20);
 enum State {
     Idle,
     Running,
+    /// The stop signal is out, but not for good.
+    Restarting {
+        kill_by: Instant,
+    },
     Stopping,
-    Killing { since: Instant, next_pass: Instant },
+    Killing {
+        since: Instant,
+        next_pass: Instant,
+    },
     Dead,
 }
 
@@ -183,10 +193,18 @@ impl Guard {
     fn on_time(&mut self, now: Instant) {
         let Deadlines { stop_at, kill_at } = self.deadlines;
         match self.state {
-            State::Idle | State::Running if now >= kill_at => self.kill(now),
-            State::Idle | State::Running if now >= stop_at => self.stop(Why::Deadline, kill_at, now),
+            State::Idle | State::Running | State::Restarting { .. } if now >= kill_at => self.kill(now),
+            State::Idle | State::Running | State::Restarting { .. } if now >= stop_at => {
+                self.stop(Why::Deadline, kill_at, now);
+            }
+            State::Restarting { kill_by } if now >= kill_by => self.begin_killing(now),
             State::Stopping if now >= kill_at => self.kill(now),
-            State::Idle | State::Running | State::Stopping | State::Killing { .. } | State::Dead => {}
+            State::Idle
+            | State::Running
+            | State::Restarting { .. }
+            | State::Stopping
+            | State::Killing { .. }
+            | State::Dead => {}
         }
         if let State::Killing { since, next_pass } = self.state {
             self.kill_more(since, next_pass, now);
@@ -217,6 +235,7 @@ impl Guard {
         self.last = seq;
         let accepted = match command {
             Command::Spawn { start_by } => self.spawn(start_by, now),
+            Command::Restart { kill_by } => self.restart(kill_by),
             Command::Deadlines(new) => self.move_deadlines(new),
             Command::Stop { kill_by } => {
                 self.stop(Why::Command, kill_by, now);
@@ -272,6 +291,20 @@ impl Guard {
         true
     }
 
+    /// Politely, and to be started again.
+    fn restart(&mut self, kill_by: Instant) -> bool {
+        if self.state == State::Running {
+            self.state = State::Restarting { kill_by };
+            self.ask_to_stop();
+        }
+        !self.latched
+    }
+
+    fn ask_to_stop(&self) {
+        self.signal_group(self.charge.stop_signal);
+        self.signal_group(libc::SIGCONT); // a stopped process could not act on it
+    }
+
     /// Politely, and for good.
     fn stop(&mut self, why: Why, kill_by: Instant, now: Instant) {
         self.latched = true;
@@ -279,8 +312,13 @@ impl Guard {
         match self.state {
             State::Running => {
                 self.state = State::Stopping;
-                self.signal_group(self.charge.stop_signal);
-                self.signal_group(libc::SIGCONT); // a stopped process could not act on it
+                self.ask_to_stop();
+                self.say(Event::Stopping(why));
+            }
+            // Asked already; some take a second signal for impatience.
+            State::Restarting { kill_by } => {
+                self.state = State::Stopping;
+                self.deadlines.kill_at = self.deadlines.kill_at.min(kill_by);
                 self.say(Event::Stopping(why));
             }
             State::Idle | State::Dead => self.begin_killing(now),
@@ -391,6 +429,7 @@ impl Guard {
         let Deadlines { stop_at, kill_at } = self.deadlines;
         let next = match self.state {
             State::Idle | State::Running => stop_at.min(kill_at),
+            State::Restarting { kill_by } => stop_at.min(kill_at).min(kill_by),
             State::Stopping => kill_at,
             State::Killing { next_pass, .. } => next_pass,
             State::Dead => Instant::from_nanos(u64::MAX),

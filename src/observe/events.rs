@@ -22,11 +22,21 @@ pub fn log(keeper: &str, nodes: &[String], event: &Event) {
         Event::ChildStarted { pid, token } => {
             tracing::info!(keeper, pid, token = token.0, "child runs");
         }
-        Event::ChildExited { exit, ran } => {
+        Event::ChildExited { exit, ran, .. } => {
             let ran_ms = ran.as_millis() as u64;
             tracing::info!(keeper, ran_ms, "child ended: {}", say_exit(*exit));
         }
-        Event::ChildRestarts { after } => {
+        Event::RestartBegins { reason: Reason::Unhealthy(why) } => {
+            tracing::warn!(keeper, "the child is unhealthy and is restarted within the term: {why}");
+        }
+        Event::RestartBegins { reason } => {
+            tracing::info!(keeper, "the child is restarted within the term: {}", say_reason(reason));
+        }
+        Event::HostFit => tracing::info!(keeper, "this host is fit to run it"),
+        Event::HostUnfit { why } => {
+            tracing::warn!(keeper, "this host is not fit to run it and does not stand: {why}");
+        }
+        Event::ChildRestarts { after, .. } => {
             tracing::info!(keeper, after_ms = after.as_millis() as u64, "child is restarted within the term");
         }
         Event::StopSent { polite: true } => tracing::debug!(keeper, "stop signal sent to the child"),
@@ -114,6 +124,27 @@ fn log_role(keeper: &str, nodes: &[String], event: &Event) {
     }
 }
 
+/// What `status` shows as the last change: of the role, or of what matters about it.
+pub fn news(event: &Event) -> Option<String> {
+    match event {
+        Event::RoleChanged { reason, .. } | Event::RestartBegins { reason } => Some(say_reason(reason)),
+        Event::HostUnfit { why } => Some(say_reason(&Reason::Unfit(why.clone()))),
+        Event::HostFit => Some("this host is fit to run it".into()),
+        Event::Elected { .. }
+        | Event::Extended { .. }
+        | Event::Bids { .. }
+        | Event::ChildStarted { .. }
+        | Event::ChildExited { .. }
+        | Event::ChildRestarts { .. }
+        | Event::StopSent { .. }
+        | Event::TreeDead { .. }
+        | Event::TreeOutlivesLease
+        | Event::ClockAhead { .. }
+        | Event::HolderSeen { .. }
+        | Event::Released { .. } => None,
+    }
+}
+
 /// The reason as people read it in the log and in `status`.
 pub fn say_reason(reason: &Reason) -> String {
     match reason {
@@ -128,6 +159,7 @@ pub fn say_reason(reason: &Reason) -> String {
         Reason::Command(Command::StepDown) => "asked to step down".into(),
         Reason::Command(Command::Pause) => "asked to pause".into(),
         Reason::Command(Command::Resume) => "asked to resume".into(),
+        Reason::Command(Command::Restart) => "asked to restart".into(),
         Reason::Command(Command::Drain) => "keeperd is stopping".into(),
         Reason::Command(Command::Kill) => "keeperd is stopping at once".into(),
         Reason::Evicted => "the lock was deleted under us and nobody else can have it yet".into(),
@@ -154,6 +186,8 @@ pub fn say_reason(reason: &Reason) -> String {
         Reason::Released => "the lock is released".into(),
         Reason::CooldownOver => "the cooldown is over".into(),
         Reason::Resumed => "resumed".into(),
+        Reason::Unhealthy(why) => format!("the child is unhealthy: {why}"),
+        Reason::Unfit(why) => format!("this host is not fit to run it: {why}"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::core::event::{Command, Event, Reason, Role};
 use crate::core::lease::FencingToken;
-use crate::core::restart::Exit;
+use crate::core::restart::{Ending, Exit};
 use crate::core::time::WallTime;
 use std::collections::VecDeque;
 
@@ -24,6 +24,10 @@ pub enum EndReason {
     /// A preferred host asked for the keeper.
     Outbid,
     Pause,
+    /// Restarted within the term by an operator.
+    Restart,
+    /// Restarted within the term, because its probes failed.
+    Health,
     /// The guard died or did not answer, so nobody saw how the child ended.
     GuardLost,
     /// No guard could be started.
@@ -46,6 +50,8 @@ impl EndReason {
             EndReason::StepDown => "step_down",
             EndReason::Outbid => "outbid",
             EndReason::Pause => "pause",
+            EndReason::Restart => "restart",
+            EndReason::Health => "health",
             EndReason::GuardLost => "guard_lost",
             EndReason::LaunchFailed => "launch_failed",
             EndReason::ExecFailed => "exec_failed",
@@ -70,7 +76,9 @@ impl EndReason {
             Reason::NeverStarted => EndReason::NeverStarted,
             Reason::TooLate => EndReason::TooLate,
             Reason::GaveUp { .. } => EndReason::GiveUp,
-            Reason::Command(Command::Resume)
+            Reason::Command(Command::Resume | Command::Restart)
+            | Reason::Unhealthy(_)
+            | Reason::Unfit(_)
             | Reason::LooksFree
             | Reason::Won
             | Reason::NotElected(_)
@@ -95,7 +103,19 @@ impl EndReason {
             | EndReason::StepDown
             | EndReason::Outbid
             | EndReason::Pause
+            | EndReason::Restart
+            | EndReason::Health
             | EndReason::GuardLost => false,
+        }
+    }
+}
+
+impl From<Ending> for EndReason {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::ByItself => EndReason::Exited,
+            Ending::Asked => EndReason::Restart,
+            Ending::Unhealthy => EndReason::Health,
         }
     }
 }
@@ -144,9 +164,9 @@ impl History {
                 self.push(Run { token: Some(*token), pid: Some(*pid), started: now, end: None });
                 true
             }
-            Event::ChildExited { exit, .. } => self.end(now, Some(*exit)),
+            Event::ChildExited { exit, ending, .. } => self.end(now, Some(*exit), (*ending).into()),
             // A child whose guard was lost is known to be dead, and no more.
-            Event::TreeDead { .. } => self.end(now, None),
+            Event::TreeDead { .. } => self.end(now, None, EndReason::Exited),
             Event::RoleChanged { to: Role::Leader, .. } => {
                 self.ending = None;
                 false
@@ -159,7 +179,10 @@ impl History {
             Event::RoleChanged { .. }
             | Event::Elected { .. }
             | Event::Extended { .. }
+            | Event::RestartBegins { .. }
             | Event::ChildRestarts { .. }
+            | Event::HostFit
+            | Event::HostUnfit { .. }
             | Event::StopSent { .. }
             | Event::TreeOutlivesLease
             | Event::ClockAhead { .. }
@@ -186,8 +209,8 @@ impl History {
         }
     }
 
-    fn end(&mut self, now: WallTime, exit: Option<Exit>) -> bool {
-        let reason = self.ending.unwrap_or(EndReason::Exited);
+    fn end(&mut self, now: WallTime, exit: Option<Exit>, within_term: EndReason) -> bool {
+        let reason = self.ending.unwrap_or(within_term);
         let Some(run) = self.runs.back_mut().filter(|run| run.end.is_none()) else { return false };
         run.end = Some(End { at: now, exit, reason });
         true
@@ -229,7 +252,11 @@ mod tests {
     }
 
     fn exited(exit: Exit) -> Event {
-        Event::ChildExited { exit, ran: Duration::from_secs(1) }
+        ended(exit, Ending::ByItself)
+    }
+
+    fn ended(exit: Exit, ending: Ending) -> Event {
+        Event::ChildExited { exit, ran: Duration::from_secs(1), ending }
     }
 
     /// The pid of a run, and how it ended if it has.
@@ -279,6 +306,23 @@ mod tests {
             // Forgotten only with the next term.
             assert_eq!(seen[1], (Some(2), Some((Some(exit), name))));
         }
+    }
+
+    #[test]
+    fn a_child_that_is_restarted_within_the_term_carries_the_reason() {
+        let term = Exit::Signal(15);
+        let seen = told(&[
+            started(1),
+            ended(term, Ending::Asked),
+            started(2),
+            ended(term, Ending::Unhealthy),
+            role(Role::SteppingDown, Reason::GaveUp { failures: 1 }),
+        ]);
+        assert_eq!(seen, [(Some(1), Some((Some(term), "restart"))), (Some(2), Some((Some(term), "health")))]);
+        // A lease that ends during a restart is the stronger reason.
+        let seen =
+            told(&[started(1), role(Role::SteppingDown, Reason::LeaseEnding), ended(term, Ending::Asked)]);
+        assert_eq!(seen, [(Some(1), Some((Some(term), "lease_lost")))]);
     }
 
     #[test]

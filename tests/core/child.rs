@@ -5,13 +5,13 @@ use keeperd::core::request::{Answer, Request};
 use keeperd::core::restart::{Exit, RestartPolicy, RestartRules};
 use std::time::Duration;
 
-fn exits(world: &mut World, exit: Exit) {
+pub fn exits(world: &mut World, exit: Exit) {
     world.guard(GuardReport::Exited(exit));
     world.guard(GuardReport::TreeDead { killed: 0, last: false });
 }
 
 /// Keeps the lease for `span`, acknowledging everything.
-fn hold(world: &mut World, span: Duration) {
+pub fn hold(world: &mut World, span: Duration) {
     let end = world.at() + span;
     while world.at() < end {
         world.pass(ms(10));
@@ -26,7 +26,14 @@ fn hold(world: &mut World, span: Duration) {
 
 fn acknowledge(world: &mut World) {
     let commands = world.actions.iter().filter(|action| {
-        matches!(action, Action::Prolong { .. } | Action::Spawn { .. } | Action::Stop { .. } | Action::Kill)
+        matches!(
+            action,
+            Action::Prolong { .. }
+                | Action::Spawn { .. }
+                | Action::Stop { .. }
+                | Action::Restart { .. }
+                | Action::Kill
+        )
     });
     for _ in 0..commands.count() {
         world.ack();
@@ -34,7 +41,7 @@ fn acknowledge(world: &mut World) {
     world.actions.clear();
 }
 
-fn answer_releases(world: &mut World) {
+pub fn answer_releases(world: &mut World) {
     while let Some(asked) = world.asked.pop_front() {
         if matches!(asked.request, Request::Release { .. }) {
             world.answer(&asked, Answer::Released);

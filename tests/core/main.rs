@@ -7,6 +7,7 @@ mod child;
 mod election;
 mod extension;
 mod found;
+mod health;
 mod preference;
 mod random;
 mod standby;

@@ -33,6 +33,7 @@ enum Tree {
     None,
     Idle,
     Running,
+    Restarting,
     Stopping,
     Killing,
     Dead,
@@ -46,6 +47,7 @@ enum Cmd {
     Spawn(Instant),
     Deadlines(Deadlines),
     Stop(Instant),
+    Restart(Instant),
     Kill,
 }
 
@@ -57,6 +59,7 @@ struct Guard {
     reports: VecDeque<GuardReport>,
     frozen_until: Instant,
     proof_at: Instant,
+    restart_by: Instant,
 }
 
 struct Node {
@@ -126,6 +129,7 @@ impl Sim {
             restart,
             retry: keeperd::core::election::Retry { count: Some(3), delay: ms(200) },
             preference: preference(&mut dice),
+            fit_to_stand: seed.is_multiple_of(4),
         };
         let node = || Node {
             serving: false,
@@ -149,6 +153,7 @@ impl Sim {
                 reports: VecDeque::new(),
                 frozen_until: now,
                 proof_at: FAR,
+                restart_by: FAR,
             },
             book: BTreeMap::new(),
             term: None,
@@ -207,7 +212,7 @@ impl Sim {
             }
         }
         // What the guard has been told and will have done, against what the votes say.
-        if matches!(self.guard.tree, Tree::Idle | Tree::Running | Tree::Stopping) {
+        if matches!(self.guard.tree, Tree::Idle | Tree::Running | Tree::Restarting | Tree::Stopping) {
             let mut kill_at = self.guard.deadlines.kill_at;
             let mut latched = self.guard.latched;
             for cmd in &self.guard.inbox {
@@ -280,6 +285,7 @@ impl Sim {
                     reports: VecDeque::new(),
                     frozen_until: self.now,
                     proof_at: FAR,
+                    restart_by: FAR,
                 };
                 if !self.calm && self.dice.chance(3) {
                     self.guard.tree = Tree::None;
@@ -290,6 +296,7 @@ impl Sim {
             Action::Spawn { start_by } => self.guard.inbox.push_back(Cmd::Spawn(start_by)),
             Action::Prolong { deadlines } => self.guard.inbox.push_back(Cmd::Deadlines(deadlines)),
             Action::Stop { kill_by } => self.guard.inbox.push_back(Cmd::Stop(kill_by)),
+            Action::Restart { kill_by } => self.guard.inbox.push_back(Cmd::Restart(kill_by)),
             Action::Kill => self.guard.inbox.push_back(Cmd::Kill),
             Action::KillGuard => {
                 self.say("kill guard".into());
@@ -333,7 +340,7 @@ impl Sim {
         let proof = ms(if self.calm { 2 } else { 1 + self.dice.roll(60) });
         let g = &mut self.guard;
         let kill = |g: &mut Guard| {
-            if g.tree == Tree::Running || g.tree == Tree::Stopping {
+            if matches!(g.tree, Tree::Running | Tree::Restarting | Tree::Stopping) {
                 g.reports.push_back(GuardReport::Exited(Exit::Signal(9)));
             }
             if g.tree != Tree::Killing {
@@ -342,16 +349,19 @@ impl Sim {
             }
         };
         let on_time = |g: &mut Guard| {
-            if matches!(g.tree, Tree::Idle | Tree::Running | Tree::Stopping) && now >= g.deadlines.kill_at {
+            let alive = matches!(g.tree, Tree::Idle | Tree::Running | Tree::Restarting | Tree::Stopping);
+            if alive && now >= g.deadlines.kill_at {
                 kill(g);
-            } else if matches!(g.tree, Tree::Idle | Tree::Running) && now >= g.deadlines.stop_at {
+            } else if alive && g.tree != Tree::Stopping && now >= g.deadlines.stop_at {
                 g.latched = true;
-                if g.tree == Tree::Running {
+                if g.tree == Tree::Running || g.tree == Tree::Restarting {
                     g.tree = Tree::Stopping;
                     g.reports.push_back(GuardReport::Stopping);
                 } else {
                     kill(g);
                 }
+            } else if g.tree == Tree::Restarting && now >= g.restart_by {
+                kill(g);
             }
         };
         on_time(g);
@@ -391,11 +401,18 @@ impl Sim {
                     g.latched = true;
                     g.deadlines.kill_at = g.deadlines.kill_at.min(by);
                     match g.tree {
-                        Tree::Running => g.tree = Tree::Stopping,
+                        Tree::Running | Tree::Restarting => g.tree = Tree::Stopping,
                         Tree::Idle | Tree::Dead => kill(g),
                         _ => {}
                     }
                     true
+                }
+                Cmd::Restart(by) => {
+                    if g.tree == Tree::Running {
+                        g.tree = Tree::Restarting;
+                        g.restart_by = by;
+                    }
+                    !g.latched
                 }
                 Cmd::Kill => {
                     g.latched = true;
@@ -406,7 +423,7 @@ impl Sim {
             g.reports.push_back(GuardReport::Acked { accepted });
             on_time(g);
         }
-        if g.tree == Tree::Stopping && self.dice.chance(10)
+        if matches!(g.tree, Tree::Stopping | Tree::Restarting) && self.dice.chance(10)
             || g.tree == Tree::Running && !self.calm && self.dice.chance(1)
         {
             g.reports.push_back(GuardReport::Exited(Exit::Code(i32::from(self.dice.chance(50)))));
@@ -625,8 +642,14 @@ impl Sim {
                 61..=62 => self.guard.frozen_until = self.now + ms(self.dice.roll(600)),
                 63 => self.guard_dies(),
                 64..=66 => {
-                    let command = [Command::StepDown, Command::Pause, Command::Resume, Command::Resume]
-                        [self.dice.roll(4) as usize];
+                    let command = [
+                        Command::StepDown,
+                        Command::Pause,
+                        Command::Resume,
+                        Command::Resume,
+                        Command::Restart,
+                        Command::Restart,
+                    ][self.dice.roll(6) as usize];
                     self.say(format!("{command:?}"));
                     self.election.handle_command(self.now(), command);
                 }
@@ -634,8 +657,12 @@ impl Sim {
                     let span = ms(self.dice.roll(4_000));
                     self.pass(span); // the daemon is frozen
                 }
+                69..=70 => self.probe(false),
+                71..=78 => self.probe(true),
                 _ => {}
             }
+        } else if pick < 100 {
+            self.probe(true);
         }
         self.settle();
         for at in 0..self.nodes.len() {
@@ -654,6 +681,16 @@ impl Sim {
         if self.election.poll_timeout().is_some_and(|at| at <= self.now) {
             self.settle();
         }
+    }
+
+    /// Often of what is probed now, sometimes of what was before.
+    fn probe(&mut self, fine: bool) {
+        use keeperd::core::election::{HealthReport, ProbeNumber, Probed};
+        let (Probed::Host(of) | Probed::Child(of)) = self.election.probed() else { return };
+        let of = ProbeNumber(of.0 - u64::from(!self.calm && self.dice.chance(20)));
+        self.say(format!("{of:?} fine: {fine}"));
+        let failing = (!fine).then(|| "sick".to_owned());
+        self.election.handle_health(self.now(), HealthReport { of, failing });
     }
 
     fn pass(&mut self, span: Duration) {

@@ -1,6 +1,8 @@
 //! A hand-driven world around one election: time stands still until a test moves it, nodes answer what the test says.
 
-use keeperd::core::election::{Action, Election, GuardReport, Retry, Settings};
+use keeperd::core::election::{
+    Action, Election, GuardReport, HealthReport, ProbeNumber, Probed, Retry, Settings,
+};
 use keeperd::core::event::{Command, Event, Reason, Role};
 use keeperd::core::lease::{FencingToken, NodeId, Quorum, Value};
 use keeperd::core::preference::Preference;
@@ -42,11 +44,20 @@ pub struct World {
 
 impl World {
     pub fn new(rules: RestartRules) -> World {
-        World::preferring(rules, Preference::none())
+        World::with(rules, Preference::none(), false)
+    }
+
+    pub fn preferring(rules: RestartRules, preference: Preference) -> World {
+        World::with(rules, preference, false)
+    }
+
+    /// Its host has to be found fit before it stands.
+    pub fn cautious(rules: RestartRules) -> World {
+        World::with(rules, Preference::none(), true)
     }
 
     /// ttl 2 s: extend at 1 s, stop at 1.395 s, kill at 1.728 s, end at 1.978 s.
-    pub fn preferring(rules: RestartRules, preference: Preference) -> World {
+    fn with(rules: RestartRules, preference: Preference, fit_to_stand: bool) -> World {
         let ttl = Duration::from_secs(2);
         let timing = Timing::new(ttl, Timing::default_stop_timeout(ttl)).expect("the default fits");
         let settings = Settings {
@@ -55,6 +66,7 @@ impl World {
             restart: rules,
             retry: Retry { count: Some(3), delay: ms(200) },
             preference,
+            fit_to_stand,
         };
         let now = Instant::from_nanos(1_000_000_000_000);
         let mut world = World {
@@ -122,6 +134,21 @@ impl World {
         self.election.handle_command(self.now(), command);
         self.drain();
         self.fire();
+    }
+
+    pub fn health(&mut self, of: ProbeNumber, failing: Option<&str>) {
+        let report = HealthReport { of, failing: failing.map(str::to_owned) };
+        self.election.handle_health(self.now(), report);
+        self.drain();
+        self.fire();
+    }
+
+    /// Number of the child that is to be probed; there must be one.
+    pub fn child_probed(&self) -> ProbeNumber {
+        match self.election.probed() {
+            Probed::Child(number) => number,
+            other => panic!("no child is to be probed: {other:?}"),
+        }
     }
 
     fn fire(&mut self) {

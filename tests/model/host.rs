@@ -76,6 +76,7 @@ impl Host {
             restart: RestartRules::default(),
             retry: Retry { count: Some(3), delay: super::variant::ms(200) },
             preference: Preference::none(),
+            fit_to_stand: false,
         };
         let election = Election::new(settings, Seed(seed), turn.now.boot);
         let mut host =
@@ -209,7 +210,9 @@ impl Host {
                 self.reports.extend([GuardReport::Armed, acked(true), acked(true), end]);
                 turn.launched = in_time.then_some(token);
             }
-            Action::Spawn { .. } => unreachable!("the child of this model never crashes"),
+            Action::Spawn { .. } | Action::Restart { .. } => {
+                unreachable!("the child of this model never crashes")
+            }
             Action::Prolong { deadlines } => {
                 let Some(life) = &mut self.life else { return };
                 let smaller = deadlines.kill_at <= life.kill_at;

@@ -5,7 +5,9 @@
 
 use super::node::Node;
 use super::variant::Variant;
-use keeperd::core::election::{Action, Election, GuardReport, Retry, Settings};
+use keeperd::core::election::{
+    Action, Election, GuardReport, HealthReport, ProbeNumber, Probed, Retry, Settings,
+};
 use keeperd::core::event::Command;
 use keeperd::core::lease::{FencingToken, NodeId, Quorum, Value};
 use keeperd::core::preference::{Bid, Preference, Priorities, Priority};
@@ -57,6 +59,8 @@ struct Book {
     first_sent: BTreeMap<(u128, u8), Instant>,
     term: Option<Term>,
     newest: FencingToken,
+    /// The latest probe of the host said so.
+    fit: bool,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,7 @@ pub struct Driver {
     wall: u64,
     timing: Timing,
     quorum: Quorum,
+    fit_to_stand: bool,
     nodes: Nodes,
     stores: Vec<Node>,
     variant: Variant,
@@ -90,6 +95,7 @@ impl Driver {
             restart: RestartRules::default(),
             retry: Retry { count: Some(1), delay: Duration::from_millis(200) },
             preference: preference(shape),
+            fit_to_stand: shape & 0xC0 == 0xC0,
         };
         let now = Instant::from_nanos(1_000_000_000_000);
         let mut driver = Driver {
@@ -98,6 +104,7 @@ impl Driver {
             wall: 1_700_000_000_000_000,
             timing,
             quorum,
+            fit_to_stand: shape & 0xC0 == 0xC0,
             nodes,
             stores: vec![Node::default(); quorum.nodes()],
             variant: Variant::default(),
@@ -127,6 +134,7 @@ impl Driver {
             19 => self.pass(Duration::from_micros(u64::from(how))),
             20 => self.guard(report(which, how)),
             21..=27 => self.guard(helpful(which)),
+            28 if which >= 200 => self.health(which, how),
             28 => self.command(which),
             29 => self.node_changes(which, how),
             30 => self.rival(which, how),
@@ -197,9 +205,22 @@ impl Driver {
             1 => Command::Kill,
             2..=80 => Command::StepDown,
             81..=120 => Command::Pause,
+            121..=150 => Command::Restart,
             _ => Command::Resume,
         };
         self.election.handle_command(self.clocks(), command);
+    }
+
+    /// Of what is probed, or of what was before.
+    fn health(&mut self, which: u8, how: u16) {
+        let probed = self.election.probed();
+        let (Probed::Host(now) | Probed::Child(now)) = probed else { return };
+        let of = ProbeNumber(now.0.saturating_sub(u64::from(how % 8 == 7)));
+        let failing = (which >= 230).then(|| "sick".to_owned());
+        if probed == Probed::Host(of) {
+            self.book.fit = failing.is_none();
+        }
+        self.election.handle_health(self.clocks(), HealthReport { of, failing });
     }
 
     fn node_changes(&mut self, which: u8, how: u16) {
@@ -281,6 +302,7 @@ impl Driver {
                     assert!(term.value != *value || term.dead, "released before the tree was proven dead");
                 }
                 if let Request::Acquire { value, .. } = request {
+                    assert!(self.book.fit || !self.fit_to_stand, "an unfit host stands");
                     self.book.first_sent.entry((value.0, node.0)).or_insert(ticket.sent);
                 }
                 self.open.push(Asked { node, ticket, request });
@@ -307,9 +329,12 @@ impl Driver {
             Action::QuitGuard => {
                 let term = self.book.term.take().expect("a guard to dismiss");
                 assert!(term.dead, "the guard is dismissed over a living tree");
+                self.book.fit = false;
             }
             Action::Spawn { start_by } => assert!(self.book.term.is_some() && start_by > Instant::default()),
-            Action::Stop { .. } | Action::Kill | Action::KillGuard => assert!(self.book.term.is_some()),
+            Action::Stop { .. } | Action::Restart { .. } | Action::Kill | Action::KillGuard => {
+                assert!(self.book.term.is_some())
+            }
             Action::Emit(_) => {}
         }
     }
@@ -379,6 +404,7 @@ fn number(action: &Action) -> u32 {
         Action::KillGuard => 13,
         Action::QuitGuard => 14,
         Action::Emit(_) => 15,
+        Action::Restart { .. } => 16,
     }
 }
 

@@ -4,7 +4,7 @@ use super::cases;
 use keeperd::core::backoff::Backoff;
 use keeperd::core::lease::{FencingToken, Lease, NodeId, Quorum, Value};
 use keeperd::core::request::{ExtendAnswer, Held, RoundId, Ticket};
-use keeperd::core::restart::{Exit, RestartPolicy, RestartRules, Restarts, Verdict};
+use keeperd::core::restart::{Ending, Exit, RestartPolicy, RestartRules, Restarts, Verdict};
 use keeperd::core::rng::{Rng, Seed};
 use keeperd::core::round::{ExtensionOutcome, Round, judge};
 use keeperd::core::time::Instant;
@@ -197,17 +197,22 @@ proptest! {
 
     #[test]
     fn a_keeper_is_given_up_at_the_limit_and_not_before(
-        exits in prop::collection::vec((0_i32..3, 0_u64..200_000, 0_u64..120_000), 1..60), policy in 0_u8..3, limit in 1_u32..6,
+        exits in prop::collection::vec((0_i32..3, 0_u64..200_000, 0_u64..120_000, 0_u8..8), 1..60), policy in 0_u8..3, limit in 1_u32..6,
     ) {
         let policy = [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never][usize::from(policy)];
         let rules = RestartRules { policy, give_up_after: limit, ..RestartRules::default() };
         let (delay, delay_max, window) = (rules.delay, rules.delay_max, rules.give_up_window);
         let mut restarts = Restarts::new(rules);
         let (mut now, mut rng, mut failures) = (BEGIN, Rng::new(Seed(1)), Vec::new());
-        for (code, pause, ran) in exits {
+        for (code, pause, ran, why) in exits {
             now = now + ms(pause);
-            let verdict = restarts.decide(now, Exit::Code(code), ms(ran), &mut rng);
-            let (success, before) = (code == 0, now);
+            let ending = [Ending::Asked, Ending::Unhealthy].get(usize::from(why)).copied().unwrap_or(Ending::ByItself);
+            let verdict = restarts.decide(now, ending, Exit::Code(code), ms(ran), &mut rng);
+            if ending == Ending::Asked {
+                prop_assert_eq!(verdict, Verdict::Restart { at: now });
+                continue;
+            }
+            let (success, before) = (code == 0 && ending == Ending::ByItself, now);
             let wanted = policy == RestartPolicy::Always || (policy == RestartPolicy::OnFailure && !success);
             if wanted && !success {
                 failures.push(before);

@@ -30,6 +30,9 @@ pub enum Frame {
     Stop {
         kill_by: Instant,
     },
+    Restart {
+        kill_by: Instant,
+    },
     Kill,
     Quit,
     /// End of the socket.
@@ -56,6 +59,7 @@ pub enum Says {
 pub enum State {
     Idle,
     Running,
+    Restarting { kill_by: Instant },
     Stopping,
     Killing,
     Dead,
@@ -252,9 +256,24 @@ impl World {
         let Deadlines { stop_at, kill_at } = guard.deadlines;
         let heeds = guard.armed && !self.is(Mutant::NoGuard);
         match guard.state {
-            State::Idle | State::Running | State::Stopping if heeds && now >= kill_at => self.kill(g),
-            State::Idle | State::Running if heeds && now >= stop_at => self.stop(g, kill_at, true),
-            State::Idle | State::Running | State::Stopping | State::Killing | State::Dead => {}
+            State::Idle | State::Running | State::Restarting { .. } | State::Stopping
+                if heeds && now >= kill_at =>
+            {
+                self.kill(g);
+            }
+            State::Idle | State::Running | State::Restarting { .. } if heeds && now >= stop_at => {
+                self.stop(g, kill_at, true);
+            }
+            State::Restarting { kill_by } if now >= kill_by => {
+                self.mark(Mark::RestartKills);
+                self.begin_killing(g);
+            }
+            State::Idle
+            | State::Running
+            | State::Restarting { .. }
+            | State::Stopping
+            | State::Killing
+            | State::Dead => {}
         }
         if self.guards[g].state == State::Killing {
             self.kill_more(g);
@@ -276,6 +295,13 @@ impl World {
             Frame::Stop { kill_by } => {
                 self.stop(g, kill_by, false);
                 true
+            }
+            Frame::Restart { kill_by } => {
+                if self.guards[g].state == State::Running {
+                    self.guards[g].state = State::Restarting { kill_by };
+                    self.terminate(g);
+                }
+                !self.guards[g].latched
             }
             Frame::Kill => {
                 self.kill(g);
@@ -363,6 +389,15 @@ impl World {
                     self.says(g, Says::Stopping);
                 }
             }
+            State::Restarting { kill_by } => {
+                guard.state = State::Stopping;
+                guard.stopped_at = Some(self.now);
+                guard.deadlines.kill_at = guard.deadlines.kill_at.min(kill_by);
+                self.mark(Mark::StopsWhileRestarting);
+                if by_deadline {
+                    self.says(g, Says::Stopping);
+                }
+            }
             State::Idle | State::Dead => self.begin_killing(g),
             State::Stopping | State::Killing => {}
         }
@@ -384,7 +419,8 @@ impl World {
     fn kill_more(&mut self, g: usize) {
         self.kill_tree(g);
         self.reap(g);
-        if self.guards[g].main.is_some() || self.guards[g].rest {
+        let careless = self.is(Mutant::RestartLeavesRest) && !self.guards[g].latched;
+        if self.guards[g].main.is_some() || (self.guards[g].rest && !careless) {
             return;
         }
         let guard = &mut self.guards[g];
@@ -402,6 +438,7 @@ impl World {
         let next = match guard.state {
             _ if !guard.armed || !guard.lives || guard.releasing || self.is(Mutant::NoGuard) => return,
             State::Idle | State::Running => stop_at.min(kill_at),
+            State::Restarting { kill_by } => stop_at.min(kill_at).min(kill_by),
             State::Stopping => kill_at,
             State::Killing | State::Dead => return,
         };
@@ -463,6 +500,10 @@ impl World {
             return self.signal_child(g);
         }
         main.phase = Phase::Runs;
+        if guard.rest {
+            self.violated("one at a time", || format!("g{g} starts a child beside what the last one left"));
+        }
+        let guard = &mut self.guards[g];
         guard.rest = self.dice.chance(self.setup.child.forks);
         guard.rest_dying = false;
         say!(self, format!("g{g}"), "the child runs");

@@ -1,7 +1,9 @@
 //! A host: its clocks and its daemon, the shell around the production `Election` (`src/keeper.rs` without sockets).
 
 use crate::clock::{BootClock, MS, NEVER, Nanos, SEC, US};
-use crate::core::election::{Action, Election, GuardReport, Retry, Settings};
+use crate::core::election::{
+    Action, Election, GuardReport, HealthReport, ProbeNumber, Probed, Retry, Settings,
+};
 use crate::core::event::{Command, ElectionOutcome, Event, Reason, Role};
 use crate::core::lease::{FencingToken, NodeId, Quorum, Value};
 use crate::core::request::{FromNode, Request, Ticket};
@@ -57,6 +59,9 @@ pub struct Daemon {
     /// What the attempt has come to, for marks.
     asked_value: Option<Value>,
     raised: bool,
+    probed: Probed,
+    /// The latest probe of this host said so.
+    fit: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +75,7 @@ pub enum Heard {
     Node(FromNode),
     Guard(GuardReport),
     Command(Command),
+    Health(HealthReport),
     Time,
 }
 
@@ -123,6 +129,7 @@ impl World {
             restart: self.setup.restart.clone(),
             retry: Retry { count: Some(3), delay: Duration::from_millis(200) },
             preference: self.setup.preference(h, hold),
+            fit_to_stand: self.setup.probes.is_some_and(|probes| probes.fit_to_stand),
         };
         let now = self.now;
         let host = &mut self.hosts[h];
@@ -137,6 +144,8 @@ impl World {
             timer_at: NEVER,
             asked_value: None,
             raised: false,
+            probed: Probed::Nothing,
+            fit: false,
         }));
         let life = host.lives;
         say!(self, format!("h{h}"), "daemon starts");
@@ -212,6 +221,45 @@ impl World {
         }
     }
 
+    /// The edge's word about what it was told to probe; by now that may be over.
+    pub fn probed(&mut self, h: usize, life: u32, number: u64) {
+        let Some(probes) = self.setup.probes.filter(|_| self.life(h) == Some(life)) else { return };
+        let of = ProbeNumber(number);
+        let now = self.hosts[h].daemon.as_ref().map_or(Probed::Nothing, |daemon| daemon.probed);
+        let fails = match now {
+            Probed::Host(_) => probes.host_fails,
+            Probed::Child(_) | Probed::Nothing => probes.child_fails,
+        };
+        let fails = !self.healed && self.dice.chance(fails);
+        if now == Probed::Host(of) || now == Probed::Child(of) {
+            self.push(self.now + probes.every, Ev::Probed { host: id(h), life, number });
+        } else {
+            self.mark(Mark::LateHealth);
+        }
+        if let Some(daemon) = self.daemon(h)
+            && daemon.probed == Probed::Host(of)
+        {
+            daemon.fit = !fails;
+        }
+        let failing = fails.then(|| "its probe failed".to_owned());
+        self.hear(h, Heard::Health(HealthReport { of, failing }), Cause::Other);
+    }
+
+    fn begin_probing(&mut self, h: usize) {
+        let Some(probes) = self.setup.probes else { return };
+        let Some(daemon) = self.daemon(h) else { return };
+        let probed = daemon.election.probed();
+        if probed == std::mem::replace(&mut daemon.probed, probed) {
+            return;
+        }
+        daemon.fit = false;
+        let life = daemon.life;
+        if let Probed::Host(number) | Probed::Child(number) = probed {
+            let at = self.now + self.dice.lateness() + self.dice.below(probes.every);
+            self.push(at, Ev::Probed { host: id(h), life, number: number.0 });
+        }
+    }
+
     /// One input, as the shell does it: tell, fire what is due, carry out.
     pub fn hear(&mut self, h: usize, heard: Heard, cause: Cause) {
         let now = self.hosts[h].now(self.now);
@@ -221,6 +269,7 @@ impl World {
             Heard::Node(from) => daemon.election.handle_node(now, from),
             Heard::Guard(report) => daemon.election.handle_guard(now, report),
             Heard::Command(command) => daemon.election.handle_command(now, command),
+            Heard::Health(report) => daemon.election.handle_health(now, report),
             Heard::Time => {}
         }
         if more {
@@ -258,6 +307,7 @@ impl World {
         if actions > INBOX {
             self.violated("queues are bounded", || format!("h{h} has {actions} actions at once"));
         }
+        self.begin_probing(h);
         let Some(daemon) = self.daemon(h) else { return };
         let (holding, stopped, life) =
             (daemon.election.is_holding(), daemon.election.is_stopped(), daemon.life);
@@ -285,6 +335,7 @@ impl World {
                 self.launch(h, value, token, deadlines, start_by);
             }
             Action::Spawn { start_by } => self.tell(h, Frame::Spawn { start_by }),
+            Action::Restart { kill_by } => self.tell(h, Frame::Restart { kill_by }),
             Action::Prolong { deadlines } => {
                 self.mark(Mark::Prolongs);
                 self.tell(h, Frame::Deadlines(deadlines));
@@ -326,6 +377,13 @@ impl World {
         }
         if node.0 == 0 || ticket.round.0 == 0 {
             self.note_attempt(h, &request);
+        }
+        let fit = self.daemon(h).is_none_or(|daemon| daemon.fit);
+        if matches!(request, Request::Acquire { .. })
+            && self.setup.probes.is_some_and(|probes| probes.fit_to_stand)
+            && !fit
+        {
+            self.violated("an unfit host does not stand", || format!("h{h}"));
         }
         self.oracle_asked(h, &request);
         self.may_be_overtaken(h, node, &request);
@@ -428,6 +486,10 @@ impl World {
             }),
             Event::ChildRestarts { .. } => self.mark(Mark::RestartsChild),
             Event::Bids { .. } => self.mark(Mark::Bids),
+            Event::RestartBegins { reason: Reason::Unhealthy(_) } => self.mark(Mark::RestartsUnhealthy),
+            Event::RestartBegins { .. } => self.mark(Mark::RestartsAsked),
+            Event::HostFit => self.mark(Mark::HostFit),
+            Event::HostUnfit { .. } => self.mark(Mark::HostUnfit),
             Event::TreeDead { .. } => self.mark(Mark::Releases),
             Event::Released { confirmed, .. } => {
                 let enough = *confirmed >= self.setup.quorum();
@@ -477,9 +539,15 @@ impl World {
                 Command::Pause => Mark::StopsOnPause,
                 Command::Drain => Mark::StopsOnDrain,
                 Command::Kill => Mark::KillsOnCommand,
+                Command::Restart => Mark::RestartsAsked,
                 Command::Resume => return,
             },
-            Reason::Command(_) | Reason::Won | Reason::NotElected(_) | Reason::Released => {
+            Reason::Unfit(_) => Mark::UnfitWithdraws,
+            Reason::Command(_)
+            | Reason::Unhealthy(_)
+            | Reason::Won
+            | Reason::NotElected(_)
+            | Reason::Released => {
                 if to == Role::Standby && from == Role::SteppingDown {
                     self.mark(Mark::StayOut);
                 }

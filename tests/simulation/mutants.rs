@@ -45,6 +45,7 @@ mutants! {
     NoGuard "no-guard" "the guard kills at its own deadlines",
     NoLastLook "no-last-look" "the forked process looks at the clock before exec (R9)",
     DeadlineAfterStop "deadline-after-stop" "from stop_at on no new deadline is accepted (R9)",
+    RestartLeavesRest "restart-leaves-rest" "a child is started only when all of the last one is dead",
     NoGuardWatch "no-guard-watch" "a guard that does not acknowledge, or does not finish, is killed (R10)",
     HoldIgnored "hold-ignored" "a keeper is taken back at most once in `hold`, whatever the files say",
     ClocksApart "clocks-apart" "a control: clocks that differ by more than the 1 % a lease allows for are not survived",

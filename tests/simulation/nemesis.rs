@@ -139,7 +139,14 @@ impl World {
         let node = id(self.dice.pick(self.setup.nodes));
         let link = host * id(self.setup.nodes) + node;
         let (there, back) = [(true, true), (true, false), (false, true)][self.dice.pick(3)];
-        let command = [Command::StepDown, Command::Pause, Command::Drain, Command::Kill][self.dice.pick(4)];
+        let command = [
+            Command::StepDown,
+            Command::Pause,
+            Command::Drain,
+            Command::Kill,
+            Command::Restart,
+            Command::Restart,
+        ][self.dice.pick(6)];
         match self.dice.below(100) {
             0..10 => Fault::FreezeDaemon { host },
             10..12 => Fault::WakeAtStop { host },

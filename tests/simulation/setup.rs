@@ -47,11 +47,21 @@ pub struct Setup {
     /// The init system starts a daemon only when the old guards are gone.
     pub waits_for_guards: bool,
     pub child: ChildHabits,
+    /// Chances in 1000 that a probe fails, where there are probes.
+    pub probes: Option<Probes>,
     /// One per host: the same file for all, or each its own.
     pub priorities: Vec<Priorities>,
     pub hold: Duration,
     /// Who is preferred, where all agree.
     pub preferred: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Probes {
+    pub every: Nanos,
+    pub child_fails: u64,
+    pub host_fails: u64,
+    pub fit_to_stand: bool,
 }
 
 /// Chances in 1000.
@@ -114,6 +124,12 @@ impl Setup {
                 exec_fails: [0, 0, 20][dice.pick(3)],
                 lives: ttl * dice.between(1, 40),
             },
+            probes: dice.chance(300).then(|| Probes {
+                every: ttl / 4,
+                child_fails: [10, 100][dice.pick(2)],
+                host_fails: [0, 300][dice.pick(2)],
+                fit_to_stand: dice.coin(),
+            }),
             priorities: Vec::new(),
             hold: Preference::HOLD_DEFAULT,
             preferred: None,

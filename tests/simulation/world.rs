@@ -82,6 +82,12 @@ pub enum Ev {
         host: u8,
         life: u32,
     },
+    /// A probe of that number is over.
+    Probed {
+        host: u8,
+        life: u32,
+        number: u64,
+    },
     // to others
     ToNode {
         letter: u32,
@@ -336,7 +342,8 @@ impl World {
             | Ev::Broken { .. }
             | Ev::QuarantineOver { .. }
             | Ev::Tick { .. }
-            | Ev::LastResort { .. } => self.happen_to_daemon(ev),
+            | Ev::LastResort { .. }
+            | Ev::Probed { .. } => self.happen_to_daemon(ev),
             Ev::ToNode { letter } => self.arrive_at_node(letter),
             Ev::Frame { guard, frame } => self.frame_arrives(guard as usize, frame),
             Ev::GuardTimer { guard } => self.guard_timer(guard as usize),
@@ -378,6 +385,7 @@ impl World {
             | Ev::QuarantineOver { link, .. }
             | Ev::Tick { link, .. } => (of_link(link), 6),
             Ev::LastResort { host, .. } => (host as usize, 0),
+            Ev::Probed { host, .. } => (host as usize, 2),
             Ev::Timer { host, .. } => (host as usize, 8),
             _ => unreachable!("{ev:?} is no event of a daemon"),
         };
@@ -402,6 +410,7 @@ impl World {
             Ev::QuarantineOver { link, epoch } => self.quarantine_over(link as usize, epoch),
             Ev::Tick { link, epoch } => self.tick(link as usize, epoch),
             Ev::LastResort { life, .. } => self.last_resort(host, life),
+            Ev::Probed { life, number, .. } => self.probed(host, life, number),
             _ => unreachable!("{ev:?} is no event of a daemon"),
         }
     }

@@ -1,11 +1,12 @@
 //! The guard and the child of a term: what was reported of them, and what follows.
 
 use super::context::Context;
+use super::health::ProbeNumber;
 use super::release::After;
 use super::term::{Phase, Term};
 use super::{Action, Change, GuardReport, Timer};
 use crate::core::event::{Event, Reason};
-use crate::core::restart::{Exit, Verdict};
+use crate::core::restart::{Ending, Exit, Verdict};
 use crate::core::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,11 +21,19 @@ pub(super) enum Child {
     Running {
         pid: u32,
         since: Instant,
+        number: ProbeNumber,
+    },
+    /// It was told to stop, to be started again.
+    Restarting {
+        pid: u32,
+        since: Instant,
+        ending: Ending,
     },
     /// It ended; what it left behind is being killed.
     Ended {
         exit: Exit,
         ran_from: Instant,
+        ending: Ending,
     },
     /// Waits for its restart, within the term.
     Waiting {
@@ -106,6 +115,7 @@ impl Term {
             Child::Waiting { .. }
             | Child::Starting { .. }
             | Child::Running { .. }
+            | Child::Restarting { .. }
             | Child::Ended { .. }
             | Child::Finished { .. } => None,
         };
@@ -149,7 +159,7 @@ impl Term {
             }
             GuardReport::Stopping => self.stop(cx, now, Reason::LeaseEnding, After::GiveWay),
             GuardReport::Started { pid } => {
-                self.child = Child::Running { pid, since: now };
+                self.child = Child::Running { pid, since: now, number: cx.probe_number() };
                 cx.emit(Event::ChildStarted { pid, token: self.lease.token });
                 None
             }
@@ -159,15 +169,16 @@ impl Term {
                 self.stop(cx, now, Reason::ExecFailed { stage, errno }, after)
             }
             GuardReport::Exited(exit) => {
-                let ran_from = match self.child {
-                    Child::Running { since, .. } => since,
+                let (ran_from, ending) = match self.child {
+                    Child::Running { since, .. } => (since, Ending::ByItself),
+                    Child::Restarting { since, ending, .. } => (since, ending),
                     Child::Starting { .. }
                     | Child::Ended { .. }
                     | Child::Waiting { .. }
-                    | Child::Finished { .. } => now,
+                    | Child::Finished { .. } => (now, Ending::ByItself),
                 };
-                self.child = Child::Ended { exit, ran_from };
-                cx.emit(Event::ChildExited { exit, ran: now.since(ran_from) });
+                self.child = Child::Ended { exit, ran_from, ending };
+                cx.emit(Event::ChildExited { exit, ran: now.since(ran_from), ending });
                 None
             }
             GuardReport::TreeDead { killed, last } => self.tree_dead(cx, now, killed, last),
@@ -201,25 +212,33 @@ impl Term {
                 cx.emit(Event::TreeDead { killed });
                 self.release(cx, now)
             }
-            (Phase::Serving, Child::Ended { exit, ran_from }) => {
-                let (exit, ran) = (*exit, now.since(*ran_from));
-                self.child_ended(cx, now, exit, ran)
+            (Phase::Serving, Child::Ended { exit, ran_from, ending }) => {
+                let (exit, ran, ending) = (*exit, now.since(*ran_from), *ending);
+                self.child_ended(cx, now, ending, exit, ran)
             }
             // Nothing ran: the guard repeats itself.
             (
                 Phase::Serving,
                 Child::Starting { .. }
                 | Child::Running { .. }
+                | Child::Restarting { .. }
                 | Child::Waiting { .. }
                 | Child::Finished { .. },
             ) => None,
         }
     }
 
-    fn child_ended(&mut self, cx: &mut Context, now: Instant, exit: Exit, ran: Duration) -> Option<Change> {
-        match cx.restarts.decide(now, exit, ran, &mut cx.rng) {
+    fn child_ended(
+        &mut self,
+        cx: &mut Context,
+        now: Instant,
+        ending: Ending,
+        exit: Exit,
+        ran: Duration,
+    ) -> Option<Change> {
+        match cx.restarts.decide(now, ending, exit, ran, &mut cx.rng) {
             Verdict::Restart { at } => {
-                cx.emit(Event::ChildRestarts { after: at.since(now) });
+                cx.emit(Event::ChildRestarts { after: at.since(now), ending });
                 self.child = Child::Waiting { restart_at: at };
                 None
             }

@@ -1,5 +1,6 @@
 //! What every state of an election needs: the settings, the nodes that serve, the outbox.
 
+use super::health::{Fitness, ProbeNumber};
 use super::{Action, Retry, Settings};
 use crate::core::backoff::Backoff;
 use crate::core::event::{Event, Said};
@@ -46,6 +47,9 @@ pub(super) struct Context {
     pub start: Start,
     /// Terms in a row that this host gave up because the keeper does not run here.
     pub unfit: u32,
+    pub fitness: Fitness,
+    /// Numbers given to probed things so far.
+    pub probes: u64,
     abandoned: VecDeque<Value>,
     next_round: u64,
     actions: VecDeque<Action>,
@@ -54,6 +58,10 @@ pub(super) struct Context {
 impl Context {
     pub fn new(settings: Settings, seed: Seed) -> Self {
         let restarts = Restarts::new(settings.restart.clone());
+        let fitness = match settings.fit_to_stand {
+            true => Fitness::Probed { number: ProbeNumber(1), fit: None },
+            false => Fitness::Any,
+        };
         Context {
             settings,
             serving: NodeMap::default(),
@@ -67,6 +75,8 @@ impl Context {
             load: Load::default(),
             start: Start::Cold { free_since: None },
             unfit: 0,
+            fitness,
+            probes: 1,
             abandoned: VecDeque::new(),
             next_round: 1,
             actions: VecDeque::new(),

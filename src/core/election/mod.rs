@@ -11,18 +11,20 @@
 //! ```text
 //! state      input                          next        what goes out
 //! Standby    look timer, hint               Standby     look at all serving nodes
-//! Standby    a quorum looks free            Standby     nothing, while preferred or less loaded hosts go first
+//! Standby    a quorum looks free            Standby     nothing, while preferred or less loaded hosts go first, or while not fit
 //! Standby    and still does after that      Candidate   acquire
 //! Standby    a less preferred host holds    Standby     bid, after `hold`
 //! Candidate  quorum of votes and one token  Leader      launch guard (arms, then forks)
 //! Candidate  quorum, tokens differ          Candidate   raise
 //! Candidate  split, my value is smallest    Candidate   acquire again, at most three times
 //! Candidate  quorum impossible, bound       Standby     release everywhere, back off
+//! Candidate  this host is unfit             Standby     release everywhere
 //! Leader     extend timer, node came back   Leader      extend
 //! Leader     quorum of ok                   Leader      prolong the guard, then repair
 //! Leader     unknown                        Leader      extend again after a gap, until stop_at
 //! Leader     evicted, stop_at, bid, command Leader*     stop (*role stepping_down)
 //! Leader     foreign, kill_at, guard lost   Leader*     kill
+//! Leader     probes fail, restart asked     Leader      restart: stop the child, kill what is left
 //! Leader     child ended, tree dead         Leader      spawn after a delay, or stop, or finished
 //! Leader*    tree proven dead               Releasing   release
 //! Releasing  a quorum released, time        Standby     dismiss the guard
@@ -35,6 +37,7 @@ mod candidate;
 mod child;
 mod context;
 mod extension;
+mod health;
 mod release;
 mod repair;
 mod standby;
@@ -52,6 +55,7 @@ use super::timing::{Deadlines, Timing};
 use candidate::Attempt;
 use child::Child;
 use context::Context;
+pub use health::{HealthReport, ProbeNumber, Probed};
 use release::{After, Release};
 use standby::{Bar, Standby};
 use std::time::Duration;
@@ -69,6 +73,8 @@ pub struct Settings {
     /// Against legacy holders or a missing quorum, never between keeperds.
     pub retry: Retry,
     pub preference: Preference,
+    /// Stand only while probes of this host succeed.
+    pub fit_to_stand: bool,
 }
 
 /// Attempts after a failed one, as the npm package has them; afterwards a candidate waits for the next poll.
@@ -99,6 +105,10 @@ pub enum Action {
     /// Start the child again in the same guard.
     Spawn {
         start_by: Instant,
+    },
+    /// Stop signal now, SIGKILL to what is left at `kill_by`; then the guard is as it was before its first child.
+    Restart {
+        kill_by: Instant,
     },
     /// New deadlines for the guard, larger or smaller.
     Prolong {
@@ -288,7 +298,7 @@ impl Election {
     pub fn child_pid(&self) -> Option<u32> {
         match &self.state {
             State::Leader(term) => match term.child {
-                Child::Running { pid, .. } => Some(pid),
+                Child::Running { pid, .. } | Child::Restarting { pid, .. } => Some(pid),
                 Child::Starting { .. }
                 | Child::Ended { .. }
                 | Child::Waiting { .. }
@@ -519,6 +529,12 @@ impl Election {
             Command::Resume => {
                 self.paused = false;
                 return self.resume(now);
+            }
+            Command::Restart => {
+                if let State::Leader(term) = &mut self.state {
+                    term.restart_asked(cx, boot, reason);
+                }
+                return self.apply(now, None);
             }
         };
         self.paused |= command == Command::Pause;

@@ -100,6 +100,7 @@ impl Release {
         }
         // The guard was kept until here so that a crash of the daemon would still have released.
         cx.act(Action::QuitGuard);
+        cx.probe_host_anew();
         cx.emit(Event::Released { confirmed, token: self.token });
         let votes = super::context::votes(&self.round, |()| Said::Ok);
         let bar = match self.after {

@@ -205,7 +205,7 @@ impl Standby {
         if matches!(self.bar, Bar::StayOut { .. }) && cx.seen.is_some() {
             self.bar = Bar::None;
         }
-        let bids_at = self.bidder.judge(cx, now, self.bar == Bar::None, first);
+        let bids_at = self.bidder.judge(cx, now, self.bar == Bar::None && cx.fitness.may_stand(), first);
         let wake_at = self.wake_at(cx, now).min(bids_at.unwrap_or(Instant::NEVER));
         self.look_at = if first { wake_at } else { self.look_at.min(wake_at) };
         if std::mem::take(&mut self.hinted) {
@@ -219,8 +219,8 @@ impl Standby {
 
     fn found_free(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         match self.bar {
-            Bar::None => self.take_turn(cx, now),
-            Bar::StayOut { .. } | Bar::Cooldown { .. } | Bar::Paused => {
+            Bar::None if cx.fitness.may_stand() => self.take_turn(cx, now),
+            Bar::None | Bar::StayOut { .. } | Bar::Cooldown { .. } | Bar::Paused => {
                 self.look_at = now + cx.poll_every();
                 None
             }

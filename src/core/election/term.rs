@@ -88,7 +88,11 @@ impl Term {
             (Phase::Serving, Child::Finished { .. }) => Role::Finished,
             (
                 Phase::Serving,
-                Child::Starting { .. } | Child::Running { .. } | Child::Ended { .. } | Child::Waiting { .. },
+                Child::Starting { .. }
+                | Child::Running { .. }
+                | Child::Restarting { .. }
+                | Child::Ended { .. }
+                | Child::Waiting { .. },
             ) => Role::Leader,
         }
     }
