@@ -3,13 +3,14 @@
 
 use crate::child;
 use crate::clock;
-use crate::config::{Config, KeeperConfig, LockConfig, RetryCount};
+use crate::config::{Config, Health, KeeperConfig, LockConfig, RetryCount};
 use crate::core::election::{Election, Retry, Settings};
 use crate::core::event::Command;
 use crate::core::preference::Preference;
 use crate::core::rng::Seed;
 use crate::core::spread::Spread;
 use crate::guard::{self, ChildSpec, LastResort};
+use crate::health;
 use crate::hooks::Caller;
 use crate::keeper::{self, Keeper, Shared};
 use crate::lock::local::Local;
@@ -46,6 +47,8 @@ pub struct Start {
     pub hooks: Vec<Caller>,
     /// One per keeper.
     pub outlets: Vec<Arc<Outlet>>,
+    /// One per keeper that has probes.
+    pub probes: Vec<Option<health::Link>>,
     pub board: Arc<Board>,
     pub outputs: mpsc::Sender<TermOutput>,
     pub commands: mpsc::Receiver<Command>,
@@ -94,8 +97,19 @@ fn run_to_its_end<T>(work: impl Future<Output = T>) -> io::Result<T> {
 }
 
 async fn hold_leases(start: Start) -> io::Result<()> {
-    let Start { config, children, hooks, outlets, board, outputs, mut commands, last_resort, cgroup, seed } =
-        start;
+    let Start {
+        config,
+        children,
+        hooks,
+        outlets,
+        probes,
+        board,
+        outputs,
+        mut commands,
+        last_resort,
+        cgroup,
+        seed,
+    } = start;
     let cancel = CancellationToken::new();
     let engine = start_engine(&config, &cancel)?;
     let shared = Rc::new(Shared {
@@ -111,8 +125,8 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     });
     let keepers = TaskTracker::new();
     let mut handles = Vec::new();
-    let given =
-        children.into_iter().zip(outlets).zip(hooks).map(|((child, outlet), hooks)| (child, outlet, hooks));
+    let given = children.into_iter().zip(outlets).zip(hooks).zip(probes);
+    let given = given.map(|(((child, outlet), hooks), probes)| Given { child, outlet, hooks, probes });
     for (place, (settings, given)) in config.keepers.iter().zip(given).enumerate() {
         let (handle, inbox) = mpsc::channel(COMMANDS);
         handles.push(handle);
@@ -196,10 +210,18 @@ fn start_engine(config: &Config, cancel: &CancellationToken) -> io::Result<Engin
     }
 }
 
+/// What a keeper is given besides its settings.
+struct Given {
+    child: Result<ChildSpec, String>,
+    outlet: Arc<Outlet>,
+    hooks: Caller,
+    probes: Option<health::Link>,
+}
+
 fn enlist(
     config: &Config,
     settings: &KeeperConfig,
-    (child, outlet, hooks): (Result<ChildSpec, String>, Arc<Outlet>, Caller),
+    Given { child, outlet, hooks, probes }: Given,
     place: usize,
     seed: Seed,
     commands: mpsc::Receiver<Command>,
@@ -230,7 +252,7 @@ fn enlist(
             restart: settings.restart.clone(),
             retry,
             preference: preference(config, settings),
-            fit_to_stand: false,
+            fit_to_stand: settings.health.as_ref().is_some_and(Health::is_for_standby),
         },
         seed,
         clock::boot(),
@@ -243,6 +265,7 @@ fn enlist(
         child,
         outlet,
         hooks,
+        probes,
         election,
         inbox,
         commands,

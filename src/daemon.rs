@@ -5,7 +5,8 @@
 use crate::config::Config;
 use crate::core::event::Command;
 use crate::core_thread::{self, Start};
-use crate::guard::{LastResort, cgroup};
+use crate::guard::{ChildSpec, LastResort, cgroup};
+use crate::health::{self, Watch};
 use crate::hooks::{self, Runner, Runners};
 use crate::keeper::first_view;
 use crate::observe::api::Api;
@@ -76,10 +77,12 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
         hooks::pair(&keeper.name, &keeper.hooks, child, lock_key, keeper.timing.ttl())
     });
     let (callers, runners): (Vec<_>, Vec<_>) = hooks.unzip();
+    let (watches, probes) = probes(&config, &children, &outlets);
     let start = Start {
         hooks: callers,
         outlets: outlets.clone(),
         children,
+        probes,
         config,
         board: Arc::clone(&board),
         outputs,
@@ -94,7 +97,8 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
         let _ = ended.send(core_thread::run(start));
     })?;
     let hooks = runners.into_iter().flatten().collect();
-    let edge = Edge { hooks, host, socket, board, commands, new_outputs, outlets, log: log.clone(), end };
+    let edge =
+        Edge { hooks, watches, host, socket, board, commands, new_outputs, outlets, log: log.clone(), end };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(edge.run());
     if core.join().is_err() {
@@ -105,8 +109,25 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     result
 }
 
+/// The edge's end of the probes, and one for each keeper on the core thread.
+fn probes(
+    config: &Config,
+    children: &[Result<ChildSpec, String>],
+    outlets: &[Arc<Outlet>],
+) -> (Vec<Watch>, Vec<Option<health::Link>>) {
+    let places = health::Places::default();
+    let (mut watches, mut links) = (Vec::new(), Vec::new());
+    for ((keeper, child), outlet) in config.keepers.iter().zip(children).zip(outlets) {
+        let (watch, link) = Watch::new(keeper, child, outlet, &places).unzip();
+        watches.extend(watch);
+        links.push(link);
+    }
+    (watches, links)
+}
+
 struct Edge {
     hooks: Vec<Runner>,
+    watches: Vec<Watch>,
     host: Arc<str>,
     socket: PathBuf,
     board: Arc<Board>,
@@ -119,8 +140,11 @@ struct Edge {
 
 impl Edge {
     async fn run(self) -> io::Result<()> {
-        let Edge { hooks, host, socket, board, commands, new_outputs, outlets, log, mut end } = self;
+        let Edge { hooks, watches, host, socket, board, commands, new_outputs, outlets, log, mut end } = self;
         let mut signals = watch_signals()?;
+        for watch in watches {
+            tokio::spawn(watch.run());
+        }
         let streams = tokio::spawn(read_output(new_outputs));
         let hooks = Runners::start(hooks);
         let api = Api::new(Arc::clone(&board), Arc::clone(&host), &outlets);

@@ -2,7 +2,7 @@
 
 use crate::child::term_variables;
 use crate::clock;
-use crate::core::election::{Action, Election, GuardReport};
+use crate::core::election::{Action, Election, GuardReport, HealthReport};
 use crate::core::event::{Command, Event};
 use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
@@ -10,6 +10,7 @@ use crate::core::spread::Spread;
 use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
 use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn, Wiring};
+use crate::health;
 use crate::hooks::Caller;
 use crate::lock::{Ask, Engine, KeeperId};
 use crate::observe::board::{Board, HolderView, KeeperView, LastChange};
@@ -97,6 +98,8 @@ pub struct Keeper {
     pub election: Election,
     pub inbox: mpsc::Receiver<FromNode>,
     pub commands: mpsc::Receiver<Command>,
+    /// `None`: nothing of it is probed.
+    pub probes: Option<health::Link>,
     pub shared: Rc<Shared>,
 }
 
@@ -104,6 +107,7 @@ pub struct Keeper {
 enum Input {
     Node(FromNode),
     Command(Command),
+    Health(HealthReport),
     Born(io::Result<Newborn>),
     Guard(Result<guard::Event, Lost>),
     LastResort,
@@ -177,6 +181,7 @@ impl Shell {
         match input {
             Input::Node(from) => self.keeper.election.handle_node(clock::now(), from),
             Input::Command(command) => self.keeper.election.handle_command(clock::now(), command),
+            Input::Health(report) => self.keeper.election.handle_health(clock::now(), report),
             Input::Born(newborn) => self.born(newborn),
             Input::Guard(said) => self.guard_said(said),
             Input::LastResort => self.last_resort(),
@@ -199,6 +204,7 @@ impl Shell {
             biased;
             input = from_guard(&mut self.slot) => input,
             Some(command) = self.keeper.commands.recv() => Input::Command(command),
+            report = health::Link::next(&mut self.keeper.probes) => Input::Health(report),
             Some(from) = self.keeper.inbox.recv() => Input::Node(from),
             () = tokio::time::sleep(pause) => Input::Time,
         }
@@ -234,6 +240,9 @@ impl Shell {
         if holding != self.holding {
             self.holding = holding;
             self.keeper.shared.engine.hold(self.keeper.id, holding);
+        }
+        if let Some(probes) = &self.keeper.probes {
+            probes.subject.set(self.keeper.election.probed());
         }
         self.show();
     }
@@ -469,12 +478,14 @@ impl Shell {
         let at = clock::wall();
         if let Some(reason) = events::news(event) {
             self.view.last_change = Some(LastChange { at, reason });
+            self.stale_view = true;
         }
         if let Event::RoleChanged { .. } = event {
             self.view.since = at;
         }
         if self.history.note(event, at) {
             self.view.history = self.history.runs().cloned().collect();
+            self.stale_view = true;
         }
         if let (Event::ChildExited { exit, .. }, Some(ends)) = (event, &self.ends) {
             let by_itself = self.history.last_end().is_some_and(|end| end.reason == EndReason::Exited);

@@ -33,7 +33,7 @@
 //!   `cgroup` find and kill everything, `sys` has the only unsafe code, `daemon` is the other end of its socket.
 //! * `keeper`: the shell of one election. `core_thread` and `daemon`: the two threads. `child`, `env_file`, `output`: what a child is given, and
 //!   what it writes. `clock`: the only place that reads clocks.
-//! * `errand`, `hooks`: short commands of the daemon's own, under guards of their own; those that go with a term.
+//! * `errand`, `hooks`: short commands of the daemon's own, under guards of their own; those that go with a term. `health`: probes.
 //! * `config`: from TOML to values that cannot be wrong; all mistakes at once, each with its place.
 //! * `observe`: log lines, status, control socket, made of the core's events and of nothing else. `systemd`: sd_notify.
 //! * `cli`, `ops`: the command line and the commands that are not the daemon.
@@ -75,6 +75,7 @@ pub mod daemon;
 pub mod env_file;
 pub mod errand;
 pub mod guard;
+pub mod health;
 pub mod hooks;
 pub mod keeper;
 pub mod lock;

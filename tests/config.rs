@@ -1,8 +1,8 @@
 //! What an operator may write, and what keeperd answers when it is wrong.
 
 use keeperd::config::{
-    Config, Env, Limit, LockConfig, NodeAddress, OutputConfig, RedisConfig, RetryCount, UNLIMITED, load,
-    parse,
+    Config, Env, Health, HttpTarget, Limit, LockConfig, NodeAddress, OutputConfig, Probe, Question,
+    RedisConfig, RetryCount, Socket, UNLIMITED, load, parse,
 };
 use keeperd::core::preference::{Priorities, Priority};
 use keeperd::core::restart::RestartPolicy;
@@ -86,7 +86,67 @@ fn a_wrong_value_is_told_with_what_would_be_right() {
         // What stands in [[keeper]], and the answer.
         ("comand = 1", "t.toml:6:1: unknown key \"comand\" in [[keeper]]; did you mean \"command\"?"),
         ("nodes = []", "t.toml:6:1: unknown key \"nodes\" in [[keeper]]; it belongs in [lock]"),
-        ("health = {}", "t.toml:6:1: \"health\" in [[keeper]] is not built yet; remove it"),
+        ("health = {}", "t.toml:6:10: health needs one of command, http, tcp, max_silence"),
+        ("ready = {}", "t.toml:6:9: ready needs one of command, http, tcp"),
+        (
+            "health = true",
+            "t.toml:6:10: health must be a table such as { http = \"http://127.0.0.1:8080/healthz\" }, not a boolean",
+        ),
+        (
+            "health = { tcp = \"a:1\", command = [\"true\"], interval = \"1s\" }",
+            "t.toml:6:10: health can have only one of command, tcp",
+        ),
+        (
+            "health = { tpc = \"a:1\", http = \"http://a/\" }",
+            "t.toml:6:12: unknown key \"tpc\" in health; did you mean \"tcp\"?",
+        ),
+        (
+            "ready = { tcp = \"a:1\", standby = true }",
+            "t.toml:6:24: unknown key \"standby\" in ready; it belongs in health",
+        ),
+        (
+            "ready = { max_silence = \"1s\" }",
+            "t.toml:6:9: ready needs one of command, http, tcp\nt.toml:6:11: unknown key \"max_silence\" in ready; it belongs in health",
+        ),
+        ("health = { tcp = \"a:1\", timeout = \"0s\" }", "t.toml:6:35: timeout must be longer than 0s"),
+        ("health = { tcp = \"a:1\", interval = \"99ms\" }", "t.toml:6:36: interval must be at least 100ms"),
+        (
+            "health = { tcp = \"a:1\", failures = 0 }",
+            "t.toml:6:36: failures must be a whole number from 1 to 1000",
+        ),
+        ("health = { tcp = \"a\" }", "t.toml:6:18: tcp must be a host and a port such as \"127.0.0.1:5432\""),
+        (
+            "health = { tcp = \"a:0\" }",
+            "t.toml:6:18: tcp must be a host and a port such as \"127.0.0.1:5432\"",
+        ),
+        (
+            "health = { tcp = \"a:65536\" }",
+            "t.toml:6:18: tcp must be a host and a port such as \"127.0.0.1:5432\"",
+        ),
+        (
+            "health = { tcp = \"u@a:1\" }",
+            "t.toml:6:18: tcp must be a host and a port such as \"127.0.0.1:5432\"",
+        ),
+        (
+            "health = { http = \"https://a/\" }",
+            "t.toml:6:19: http must begin with http://; for https use command, for example with curl",
+        ),
+        (
+            "health = { http = \"a/healthz\" }",
+            "t.toml:6:19: http must be an address such as \"http://127.0.0.1:8080/healthz\"",
+        ),
+        (
+            "health = { http = \"http://u:secret@a/\" }",
+            "t.toml:6:19: http must be an address such as \"http://127.0.0.1:8080/healthz\"",
+        ),
+        (
+            "health = { max_silence = \"1m\", failures = 2 }",
+            "t.toml:6:43: failures has no meaning with max_silence, which only listens to the child",
+        ),
+        (
+            "health = { max_silence = \"1m\", standby = true }",
+            "t.toml:6:42: standby has no meaning with max_silence, which only listens to the child",
+        ),
         ("ttl = 30", "t.toml:6:7: ttl must be a string with a unit such as \"30s\"; 30 has none"),
         ("ttl = true", "t.toml:6:7: ttl must be a string with a unit such as \"30s\", not a boolean"),
         (
@@ -424,6 +484,45 @@ fn a_priority_is_this_hosts_own_or_a_table_and_the_keepers_replaces_the_one_in_d
     assert_eq!(of(""), (by_host(&[("a", 10), ("b", -5)]), 9));
     assert_eq!(of("priority = -7"), (Priorities::Own(Priority(-7)), 9));
     assert_eq!(of("priority = { \"c.example\" = 1 }\nhold = \"1h\""), (by_host(&[("c.example", 1)]), 3600));
+}
+
+#[test]
+fn a_probe_has_one_question_and_defaults_for_the_rest() {
+    let with = |lines: &str| read(&format!("{REDIS}{KEEPER}{lines}\n"));
+    let config =
+        with("health = { http = \"http://[::1]/a?b\" }\nready = { tcp = \"db:5432\", failures = 30 }");
+    let keeper = &config.keepers[0];
+    let socket = Socket { host: "::1".into(), port: 80 };
+    let question = Question::Http(HttpTarget { socket, path_and_query: "/a?b".into() });
+    assert_eq!(question.to_string(), "http://[::1]:80/a", "what may be a secret is not shown");
+    let second = Duration::from_secs(1);
+    let probe = Probe { question, interval: 10 * second, timeout: 5 * second, failures: 3 };
+    assert_eq!(keeper.health, Some(Health::Probe { probe, standby: false }));
+    let question = Question::Tcp(Socket { host: "db".into(), port: 5432 });
+    let ready = Probe { question, interval: 10 * second, timeout: 5 * second, failures: 30 };
+    assert_eq!(keeper.ready, Some(ready));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let config = with("health = { max_silence = \"1m\" }");
+    assert_eq!(config.keepers[0].health, Some(Health::MaxSilence(60 * second)));
+    let config = with("health = { command = [\"true\"], standby = true }");
+    assert!(config.keepers[0].health.as_ref().is_some_and(Health::is_for_standby));
+}
+
+#[test]
+fn silence_is_not_listened_for_where_nothing_can_be_heard() {
+    let lines = "health = { max_silence = \"1m\" }\noutput = \"null\"\n";
+    let expected = "t.toml:6:10: max_silence cannot be known with output = \"null\": keeperd does not read it; use another \
+                    probe or output";
+    assert_eq!(errors(&format!("{REDIS}{KEEPER}{lines}")), expected);
+}
+
+#[test]
+fn probes_too_slow_for_the_window_are_warned_of() {
+    let config = read(&format!("{REDIS}{KEEPER}health = {{ tcp = \"a:1\", interval = \"30s\" }}\n"));
+    assert_eq!(config.warnings.len(), 1);
+    assert!(config.warnings[0].starts_with(
+        "t.toml:6:10: an unhealthy child is noticed after 90s, so 5 failures take 364s and do not fall into give_up_window 300s"
+    ));
 }
 
 #[test]

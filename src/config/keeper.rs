@@ -3,7 +3,9 @@
 use super::decode::Field;
 use super::report::{Place, Report, Source};
 use super::schema::RawKeeper;
-use super::{HOOK_TIMEOUT_DEFAULT, HooksConfig, KeeperConfig, OutputConfig, ProcessConfig, TTL_DEFAULT};
+use super::{
+    HOOK_TIMEOUT_DEFAULT, Health, HooksConfig, KeeperConfig, OutputConfig, ProcessConfig, TTL_DEFAULT,
+};
 use crate::core::preference::Preference;
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::timing::Timing;
@@ -74,6 +76,9 @@ pub fn resolve(
     let at = at.cloned().unwrap_or_else(|| source.place(0));
     let timing = timing(&raw, &at, report);
     let restart = restart(&raw, report);
+    if let Some(rules) = &restart {
+        warn_of_endless_illness(&raw, rules, report);
+    }
     let lock = raw.lock.clone().or(raw.name.clone());
     if raw.output.is_bad() {
         return None;
@@ -82,9 +87,20 @@ pub fn resolve(
     let priorities =
         if raw.priority.is_bad() { None } else { Some(raw.priority.clone().value().unwrap_or_default()) };
     let hold = raw.hold.clone().value().unwrap_or(Preference::HOLD_DEFAULT);
+    if let (OutputConfig::Inherit | OutputConfig::Null, Field::Given(health)) = (&output, &raw.health)
+        && matches!(health.value, Health::MaxSilence(_))
+    {
+        let why = format!(
+            "max_silence cannot be known with output = \"{}\": keeperd does not read it; use another probe or output",
+            output.name()
+        );
+        report.error(&health.place, why);
+    }
     Some(KeeperConfig {
         name: raw.name.clone().value()?,
         lock: lock.value()?,
+        health: raw.health.clone().value(),
+        ready: raw.ready.clone().value(),
         timing: timing?,
         hooks: hooks(&raw),
         process: process(raw)?,
@@ -130,6 +146,8 @@ impl RawKeeper {
             output: self.output.or(below.output.clone()),
             priority: self.priority.or(below.priority.clone()),
             hold: self.hold.or(below.hold.clone()),
+            health: self.health.or(below.health.clone()),
+            ready: self.ready.or(below.ready.clone()),
         }
     }
 }
@@ -182,6 +200,22 @@ fn hooks(raw: &RawKeeper) -> HooksConfig {
         on_acquired: raw.on_acquired.clone().value(),
         on_lost: raw.on_lost.clone().value(),
         timeout: raw.hook_timeout.clone().value().unwrap_or(HOOK_TIMEOUT_DEFAULT),
+    }
+}
+
+/// A child that never gets healthy must fail often enough within the window, or a sick host keeps it for ever.
+fn warn_of_endless_illness(raw: &RawKeeper, rules: &RestartRules, report: &mut Report) {
+    let Some(place) = raw.health.place() else { return };
+    let Some(patience) = raw.health.given_value().map(Health::patience) else { return };
+    let failures_take = (patience + rules.delay).saturating_mul(rules.give_up_after - 1);
+    if rules.policy != RestartPolicy::Never && failures_take >= rules.give_up_window {
+        let why = format!(
+            "an unhealthy child is noticed after {patience:?}, so {} failures take {failures_take:?} and do not fall into \
+             give_up_window {:?}: a host on which it never gets healthy would not hand it over; use a longer window, or a \
+             shorter interval",
+            rules.give_up_after, rules.give_up_window
+        );
+        report.warn_at(place, why);
     }
 }
 

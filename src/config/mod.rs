@@ -9,6 +9,7 @@
 mod address;
 mod decode;
 mod environment;
+mod health;
 mod keeper;
 mod load;
 mod places;
@@ -103,6 +104,73 @@ pub struct KeeperConfig {
     pub priorities: Priorities,
     /// How long a preferred host is well before it takes the keeper back.
     pub hold: Duration,
+    /// Asked from when the child runs, or is ready.
+    pub health: Option<Health>,
+    /// Asked from the child's start until it first succeeds.
+    pub ready: Option<Probe>,
+}
+
+/// How a child's health is known.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Health {
+    Probe {
+        probe: Probe,
+        /// Asked of the host before it stands, too.
+        standby: bool,
+    },
+    /// It must write something at least this often.
+    MaxSilence(Duration),
+}
+
+impl Health {
+    /// This host stands only while it is found fit.
+    pub fn is_for_standby(&self) -> bool {
+        match self {
+            Health::Probe { standby, .. } => *standby,
+            Health::MaxSilence(_) => false,
+        }
+    }
+
+    /// How long a child that is unhealthy from the start is left running.
+    fn patience(&self) -> Duration {
+        match self {
+            Health::Probe { probe, .. } => probe.interval.saturating_mul(probe.failures),
+            Health::MaxSilence(most) => *most,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Probe {
+    pub question: Question,
+    /// From the beginning of one probe to that of the next, unless it takes longer.
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// As many in a row are one failure of the child.
+    pub failures: u32,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Question {
+    /// Never empty. Exit code 0 is yes.
+    Command(Vec<String>),
+    /// A status of 2xx or 3xx is yes.
+    Http(HttpTarget),
+    /// A connection is yes.
+    Tcp(Socket),
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct HttpTarget {
+    pub socket: Socket,
+    pub path_and_query: String,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Socket {
+    /// A name or an address; of IPv6 without brackets.
+    pub host: String,
+    pub port: u16,
 }
 
 /// Where the lines of a keeper go (DESIGN.md 2.2).

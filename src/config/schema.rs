@@ -4,7 +4,7 @@ use super::address::NodeAddress;
 use super::decode::{Field, Item, Located, Shape, Table};
 use super::report::{Place, Report, Source};
 use super::values::{self, command, key_prefix, name, number, positive, ttl};
-use super::{Isolation, KEEPERS_MAX, Limit, OutputConfig, RetryCount};
+use super::{Health, Isolation, KEEPERS_MAX, Limit, OutputConfig, Probe, RetryCount, health};
 use crate::core::preference::Priorities;
 use crate::core::restart::RestartPolicy;
 use crate::env_file::EnvFile;
@@ -35,7 +35,7 @@ static LOCK: Shape = Shape {
     not_built: &["username", "password_file", "tls"],
 };
 static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"], not_built: &[] };
-const KEEPER_NOT_BUILT: &[&str] = &["health", "ready"];
+const KEEPER_NOT_BUILT: &[&str] = &[];
 macro_rules! keeper_keys {
     ($($own:literal),*) => {
         &[
@@ -68,6 +68,8 @@ macro_rules! keeper_keys {
             "output",
             "priority",
             "hold",
+            "health",
+            "ready",
         ]
     };
 }
@@ -166,6 +168,8 @@ pub struct RawKeeper {
     pub output: Field<OutputConfig>,
     pub priority: Field<Priorities>,
     pub hold: Field<Duration>,
+    pub health: Field<Health>,
+    pub ready: Field<Probe>,
 }
 
 /// The main file.
@@ -286,6 +290,8 @@ fn keeper_settings(table: &Table<'_>, report: &mut Report) -> RawKeeper {
         output: table.field("output", report, values::output),
         priority: table.field("priority", report, values::priority),
         hold: table.field("hold", report, values::hold),
+        health: table.field("health", report, health::health),
+        ready: table.field("ready", report, health::ready),
     }
 }
 

@@ -98,6 +98,11 @@ impl LastWrite {
         self.boot_ns.store(now.as_nanos(), Ordering::Release);
     }
 
+    /// Another after every byte that was read.
+    pub fn latest(&self) -> u64 {
+        self.boot_ns.load(Ordering::Relaxed)
+    }
+
     /// The instant of the last byte read of that term; `None` before the first. A restart within the term does not reset it: silence
     /// of a child begins with its start or with this, whichever is later.
     pub fn of_term(&self, token: FencingToken) -> Option<Instant> {

@@ -12,6 +12,7 @@ mod control;
 mod daemons;
 mod figures;
 mod guards;
+mod health;
 pub mod hooks;
 mod identity;
 mod interop;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Scenario> {
         hooks::ALL,
         identity::ALL,
         scripts::ALL,
+        health::ALL,
         links::ALL,
         nodes::ALL,
         keys::ALL,
