@@ -193,19 +193,21 @@ fn rotation(t: &mut Trial) -> Step {
     let child = t.begin(alone(vec!["--shout"], SMALL_FILE))?;
     t.runs_on(&child, secs(1))?;
     bounded(t, &child, secs(4))?;
+    let dropped = dropped(t)?;
+    // Not in the middle of a rotation.
+    t.signal("a", Signal::SIGTERM)?;
+    t.daemon("a")?.await_exit(secs(4))?;
     let mut files = std::collections::BTreeMap::new();
     for entry in std::fs::read_dir(t.dir())? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with("out.log") {
-            // It may have been rotated away just now.
-            files.insert(name, entry.metadata().map_or(0, |m| m.len()));
+            files.insert(name, entry.metadata()?.len());
         }
     }
     let names: Vec<&str> = files.keys().map(String::as_str).collect();
     check(names == ["out.log", "out.log.1", "out.log.2"], format!("files: {files:?}"))?;
     check(files.values().all(|size| *size <= 1 << 20), format!("too large: {files:?}"))?;
-    let dropped = dropped(t)?;
     t.figure(format!("{dropped} lines dropped"));
     Ok(())
 }
@@ -500,10 +502,13 @@ fn history(t: &mut Trial) -> Step {
 
 // ── followers ──
 
+/// Of what a listener said, at once.
+const PIECES: usize = 256;
+
 /// A `keeperd logs -f`, with what it says so far.
 struct Listener {
     process: Child,
-    heard: std::sync::mpsc::Receiver<u8>,
+    heard: std::sync::mpsc::Receiver<Vec<u8>>,
     said: Vec<u8>,
 }
 
@@ -512,20 +517,21 @@ impl Listener {
         let mut command = t.daemon("a")?.command(&["logs", KEEPER, "-f"]);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut out = process.stdout.take().ok_or_else(|| failure("no pipe"))?;
-        let (tell, heard) = std::sync::mpsc::channel();
+        // Bounded: one that is not asked reads no further.
+        let (tell, heard) = std::sync::mpsc::sync_channel(PIECES);
         std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(n @ 1..) = out.read(&mut chunk) {
-                chunk[..n].iter().for_each(|byte| {
-                    tell.send(*byte).ok();
-                });
+                if tell.send(chunk[..n].to_vec()).is_err() {
+                    return;
+                }
             }
         });
         Ok(Listener { process, heard, said: Vec::new() })
     }
 
     fn text(&mut self) -> String {
-        self.said.extend(self.heard.try_iter());
+        self.said.extend(self.heard.try_iter().take(PIECES).flatten());
         String::from_utf8_lossy(&self.said).into_owned()
     }
 
