@@ -8,6 +8,9 @@ use crate::guard::number;
 use crate::say;
 use crate::world::{Ev, World};
 
+/// Hand-overs to preferred hosts that are followed after all has healed, where no host is preferred by all.
+const HAND_OVERS_WATCHED: u32 = 5;
+
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub rule: &'static str,
@@ -35,6 +38,8 @@ pub struct Oracle {
     must_run: bool,
     /// Not judged before.
     judge_from: Nanos,
+    /// To preferred hosts, since all has healed.
+    hand_overs: u32,
     /// When a host was last outbid, and the value of its term.
     outbid: Option<(Nanos, Value)>,
     /// The preferred host has given a term up: it is well only after much longer.
@@ -221,6 +226,12 @@ impl World {
             return;
         }
         if self.oracle.outbid.is_some_and(|(_, value)| value == self.guards[g].value) {
+            self.oracle.hand_overs += 1;
+            // Files that contradict one another hand it round for ever, once in each `hold`.
+            if self.oracle.hand_overs >= HAND_OVERS_WATCHED && self.setup.preferred.is_none() {
+                self.oracle.over = true;
+                return;
+            }
             // Handed over to a preferred host; should that be gone, the others wait for it no longer than this.
             self.oracle.must_run = false;
             self.oracle.judge_from = self.now + self.setup.ttl() / 2 + 3 * SEC;
