@@ -6,6 +6,7 @@ use crate::core::request::{AcquireAnswer, Answer, ExtendAnswer, RaiseAnswer, Rep
 use crate::coverage::Mark;
 use crate::guard::number;
 use crate::say;
+use crate::setup::nanos;
 use crate::world::{Ev, World};
 
 /// Hand-overs to preferred hosts that are followed after all has healed, where no host is preferred by all.
@@ -232,9 +233,8 @@ impl World {
                 self.oracle.over = true;
                 return;
             }
-            // Handed over to a preferred host; should that be gone, the others wait for it no longer than this.
             self.oracle.must_run = false;
-            self.oracle.judge_from = self.now + self.setup.ttl() / 2 + 3 * SEC;
+            self.oracle.judge_from = self.now + self.hand_over_bound();
             self.push(self.oracle.judge_from, Ev::Judge);
             return;
         }
@@ -363,6 +363,11 @@ impl World {
         ttl * 5 / 2 + ttl / 2 + quarantine + quarantine / 100 + 10 * SEC + 5 * SEC
     }
 
+    /// From the stop signal on, for a preferred host; should that be gone, the others wait for it no longer than this.
+    fn hand_over_bound(&self) -> Nanos {
+        nanos(self.setup.timing.stop_timeout()) + self.setup.ttl() / 2 + 3 * SEC
+    }
+
     pub fn judge_liveness(&mut self) {
         if self.now < self.oracle.judge_from {
             return;
@@ -382,6 +387,11 @@ impl World {
             return;
         }
         let runs = self.oracle.running.iter().any(|g| self.guards[*g as usize].child_runs());
+        let handed_over = self.oracle.outbid.map_or(0, |(at, _)| at + self.hand_over_bound());
+        if !runs && handed_over > self.now {
+            self.oracle.judge_from = handed_over;
+            return self.push(handed_over, Ev::Judge);
+        }
         if !runs {
             let roles: Vec<_> = self
                 .hosts
