@@ -170,17 +170,12 @@ impl Faults {
     /// Everything, now.
     pub fn heal(&mut self, t: &mut Trial) -> Step {
         t.note("heal");
-        let mut emptied = false;
         while let Some(((due, _), undo)) = self.undo.pop_first() {
             // A restart that is still to come is a fault itself: two at once would be two nodes without data.
             if matches!(undo, Undo::Spare(_) | Undo::RestartNode(_)) {
                 t.pause(Duration::from_nanos(due.saturating_sub(boot_ns())));
             }
-            emptied |= matches!(undo, Undo::RestartNode(_));
             self.mend(t, undo)?;
-        }
-        if emptied {
-            t.pause(millis(1000)); // what that cost may be on its way: a lock found missing, a child being stopped
         }
         Ok(())
     }
