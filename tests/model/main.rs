@@ -239,17 +239,6 @@ fn broken() -> Vec<(Effort, &'static str, Variant)> {
                 Faults { freezes: 2, ..NONE },
             ),
         ),
-        (
-            Full,
-            TWO,
-            variant(
-                "a vote for an older value counts",
-                Broken::OldVotes,
-                Contending,
-                3,
-                Faults { delays: 1, ..NONE },
-            ),
-        ),
     ]
 }
 

@@ -28,8 +28,6 @@ pub enum Broken {
     NoShadow,
     /// Tokens are written by acquire only.
     NoWriteBack,
-    /// A grant of an attempt that was given up is taken for one of the present attempt.
-    OldVotes,
 }
 
 /// The hosts' wall clocks, by which they propose tokens.

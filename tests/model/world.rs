@@ -9,7 +9,7 @@ use super::node::Node;
 use super::variant::{Broken, Faults, Start, TICK, Variant};
 use keeperd::core::event::{Command, Role};
 use keeperd::core::lease::{FencingToken, NodeId};
-use keeperd::core::request::{Answer, FromNode, NodeChange, Request, RoundId, Ticket};
+use keeperd::core::request::{Answer, FromNode, NodeChange, Request, Ticket};
 use keeperd::core::time::Instant;
 use stateright::{Model, Property};
 use std::sync::Arc;
@@ -202,10 +202,6 @@ impl World {
         let mut ticket = mail.ticket;
         if self.variant.broken == Broken::ValidityFromReply {
             ticket.sent = state.now();
-        }
-        if self.variant.broken == Broken::OldVotes && matches!(answer, Answer::Acquire(_)) {
-            // Newer than any attempt, so that the core does not see that it is old.
-            ticket.round = RoundId(u64::MAX);
         }
         let from = FromNode::Answer { node: mail.node, ticket, answer };
         self.host(state, mail.host, |host, turn| host.hear(turn, from));
