@@ -327,6 +327,17 @@ impl Trial {
         std::thread::sleep(span);
     }
 
+    /// A fault of one node is a minority only while the others have the lock: a term may begin on two of three, and contenders' votes
+    /// are in the way of the third for some milliseconds.
+    pub fn held_by_all(&mut self) -> Step {
+        let end = boot_ns() + nanos(secs(1));
+        while self.nodes.iter().any(|node| !matches!(node.get(&Self::lock_key()), Ok(Some(_)))) {
+            check(boot_ns() < end, "a node has no vote one second after the election")?;
+            self.pause(GLANCE);
+        }
+        Ok(())
+    }
+
     /// Waits so that the next fault falls on a random phase of the term.
     pub fn random_moment(&mut self) {
         let span = self.chance.span_below(PERIOD);

@@ -31,6 +31,7 @@ pub const ALL: &[Scenario] = &[
 
 fn flush(t: &mut Trial, count: usize) -> Step {
     let old = t.begin(quarantined())?;
+    t.held_by_all()?;
     let mut names = t.node_names();
     let turn = usize::try_from(t.chance.below(3)).unwrap_or(0);
     names.rotate_left(turn);
@@ -69,6 +70,7 @@ fn delete(t: &mut Trial, name: char) -> Step {
 
 fn delete_one(t: &mut Trial) -> Step {
     let child = t.begin(Setup::default())?;
+    t.held_by_all()?;
     let name = t.random_node();
     t.random_moment();
     let before = t.node(name).get(&Trial::lock_key())?;

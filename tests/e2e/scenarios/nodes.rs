@@ -47,6 +47,7 @@ pub fn quarantined() -> Setup {
 
 fn node_frozen(t: &mut Trial) -> Step {
     let child = t.begin(Setup::default())?;
+    t.held_by_all()?;
     let name = t.random_node();
     t.random_moment();
     t.note(format!("freeze redis-{name}"));
@@ -59,6 +60,7 @@ fn node_frozen(t: &mut Trial) -> Step {
 
 fn node_killed(t: &mut Trial) -> Step {
     let child = t.begin(Setup::default())?;
+    t.held_by_all()?;
     let name = t.random_node();
     t.random_moment();
     t.note(format!("kill redis-{name}"));
@@ -68,6 +70,7 @@ fn node_killed(t: &mut Trial) -> Step {
 
 fn node_empty(t: &mut Trial) -> Step {
     let child = t.begin(quarantined())?;
+    t.held_by_all()?;
     let name = t.random_node();
     t.random_moment();
     t.note(format!("restart redis-{name} empty"));
@@ -78,6 +81,7 @@ fn node_empty(t: &mut Trial) -> Step {
 /// Faster than extensions come: each node must have the lock again as soon as it is back (R26).
 fn nodes_rolling(t: &mut Trial) -> Step {
     let child = t.begin(quarantined())?;
+    t.held_by_all()?;
     t.random_moment();
     for name in t.node_names() {
         t.note(format!("restart redis-{name} empty"));
