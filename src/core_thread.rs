@@ -34,8 +34,10 @@ const INBOX: usize = 256;
 /// Commands that may wait for one keeper.
 const COMMANDS: usize = 16;
 const NODES_SHOWN_EVERY: Duration = Duration::from_millis(250);
-/// A release that a quorum has confirmed may still be on its way to the rest.
-const LAST_RELEASES: Duration = Duration::from_millis(20);
+/// A release that a quorum has confirmed may still be on its way to a slow node, behind an extension: it is waited for a little, and
+/// looked for this often.
+const LAST_RELEASES: Duration = Duration::from_millis(500);
+const LAST_RELEASES_LOOK: Duration = Duration::from_millis(10);
 
 /// What the thread is started with.
 #[derive(Debug)]
@@ -160,7 +162,11 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         () = show_nodes => {}
         () = pass_commands => {}
     }
-    tokio::time::sleep(LAST_RELEASES).await;
+    let no_longer = clock::boot() + LAST_RELEASES;
+    tokio::time::sleep(LAST_RELEASES_LOOK).await;
+    while !shared.engine.is_idle() && clock::boot() < no_longer {
+        tokio::time::sleep(LAST_RELEASES_LOOK).await;
+    }
     cancel.cancel();
     Ok(())
 }

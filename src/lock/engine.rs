@@ -71,6 +71,14 @@ impl Engine {
         }
     }
 
+    /// All that was asked is answered, or given up.
+    pub fn is_idle(&self) -> bool {
+        match self {
+            Engine::Redis { nodes, .. } => nodes.is_idle(),
+            Engine::Local { .. } => true,
+        }
+    }
+
     /// The lock's descriptor for guard and child, where the lock has one.
     pub fn descriptor(&self, keeper: KeeperId) -> Option<io::Result<OwnedFd>> {
         match self {

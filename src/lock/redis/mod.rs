@@ -170,6 +170,11 @@ impl Nodes {
         self.nodes.iter().map(|node| node.status()).collect()
     }
 
+    /// All that was asked is answered, or given up.
+    pub fn is_idle(&self) -> bool {
+        self.nodes.iter().all(|node| node.is_idle())
+    }
+
     /// Messages that found a keeper's inbox full.
     pub fn dropped_messages(&self) -> u64 {
         self.shared.registry.borrow().dropped()

@@ -345,6 +345,11 @@ impl Node {
 
     // ── requests ──
 
+    /// Nothing is under way there; it takes no longer than a node timeout until that is so.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0
+    }
+
     /// Carried out in a task of its own, or answered `Silent` at once: nothing waits for a node that does not serve (R29).
     pub(super) fn ask(self: &Rc<Self>, keeper: KeeperId, ask: Ask) {
         let Some(client) = self.shared.registry.borrow().client(keeper) else { return };

@@ -129,11 +129,15 @@ fn until_all_run(
 ) -> Step<BTreeMap<&'static str, usize>> {
     let begun = boot_ns();
     loop {
-        let counts = counts_of(t, hosts)?;
-        if counts.values().sum::<usize>() == t.setup.keepers.len() {
-            return Ok(counts);
+        // A daemon that has just been started has no control socket yet.
+        let counts = counts_of(t, hosts);
+        if let Ok(counts) = &counts
+            && counts.values().sum::<usize>() == t.setup.keepers.len()
+        {
+            return Ok(counts.clone());
         }
-        check(boot_ns() < begun + nanos(within), format!("not all run within {within:?}: {counts:?}"))?;
+        let told = counts.map_or_else(|failure| failure.why, |counts| format!("{counts:?}"));
+        check(boot_ns() < begun + nanos(within), format!("not all run within {within:?}: {told}"))?;
         t.pause(millis(50));
     }
 }
