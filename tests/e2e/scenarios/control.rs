@@ -5,9 +5,10 @@
 
 use super::{Scenario, scenario};
 use crate::checker::{Fault, Life};
+use crate::clock::{boot_ns, nanos};
 use crate::naive::Naive;
 use crate::proxy::Mode;
-use crate::step::Step;
+use crate::step::{Step, check};
 use crate::trial::{KEEPER, Setup, TTL, Trial, millis, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -109,7 +110,15 @@ fn from_reply(t: &mut Trial) -> Step {
     let host = Trial::holder_of(&first);
     t.set_links(&host, Mode::Delay(millis(150)));
     t.pause(secs(3));
-    t.random_moment();
+    // It asks one node after the other: cut off when the last has extended and has answered, it believes in the most.
+    let last = t.node_names().into_iter().max().unwrap_or('A');
+    let old = t.node(last).expires_at(&Trial::lock_key())?;
+    let end = boot_ns() + nanos(secs(3));
+    while t.node(last).expires_at(&Trial::lock_key())? < old.map(|old| old + nanos(millis(500))) {
+        check(boot_ns() < end, "the naive daemon does not extend")?;
+        t.pause(millis(2));
+    }
+    t.pause(millis(180));
     let at = t.set_links(&host, Mode::Refuse);
     t.successor(&first, at, 2 * TTL)?;
     t.pause(secs(1));
