@@ -17,6 +17,14 @@ const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// Of an answer that says no.
 const REASON_MAX: usize = 64 * 1024;
 
+/// The exit code of a command that asks the daemon; what went wrong is said on stderr.
+pub fn finish(outcome: Result<i32, Box<dyn std::error::Error>>) -> i32 {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("keeperd: {error}");
+        EXIT_NOT_RUNNING
+    })
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("no keeperd answers on {}: {error}; is it running? (systemctl status keeperd)", path.display())]

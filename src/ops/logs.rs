@@ -1,6 +1,6 @@
 //! `keeperd logs`: what a keeper has written lately on this host, and what it goes on to write.
 
-use super::client::{self, ClientError, EXIT_NOT_RUNNING};
+use super::client::{self, ClientError};
 use super::status::{self, EXIT_UNKNOWN_NAME};
 use crate::observe::plain::plain;
 use crate::observe::status::{HeardLine, Keeper};
@@ -10,13 +10,7 @@ use std::path::Path;
 
 /// Prints the lines; the exit code.
 pub fn run(socket: &Path, name: &str, follow: bool, out: &mut dyn Write) -> i32 {
-    match try_run(socket, name, follow, out) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("keeperd: {error}");
-            EXIT_NOT_RUNNING
-        }
-    }
+    client::finish(try_run(socket, name, follow, out))
 }
 
 fn try_run(

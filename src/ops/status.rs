@@ -1,6 +1,6 @@
 //! `keeperd status`: this daemon's keepers and nodes, for people or as JSON.
 
-use super::client::{self, ClientError, EXIT_NOT_RUNNING};
+use super::client::{self, ClientError};
 use super::logs;
 use crate::observe::plain::plain;
 use crate::observe::status::{Keeper, Run, Status};
@@ -23,13 +23,7 @@ pub struct Question {
 
 /// Prints the status; the exit code.
 pub fn run(socket: &Path, question: &Question, out: &mut dyn Write) -> i32 {
-    match try_run(socket, question, out) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("keeperd: {error}");
-            EXIT_NOT_RUNNING
-        }
-    }
+    client::finish(try_run(socket, question, out))
 }
 
 fn try_run(

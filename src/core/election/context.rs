@@ -106,9 +106,7 @@ impl Context {
         self.act(Action::Ask { node, ticket, request });
     }
 
-    /// Asks all serving nodes, and waits for no answer.
-    pub fn ask_all(&mut self, now: Instant, request: &Request) {
-        let ticket = self.ticket(now);
+    fn ask_serving(&mut self, ticket: Ticket, request: &Request) {
         for node in self.settings.quorum.ids() {
             if self.serving.contains(node) {
                 self.ask(node, ticket, request.clone());
@@ -116,16 +114,18 @@ impl Context {
         }
     }
 
+    /// Asks all serving nodes, and waits for no answer.
+    pub fn ask_all(&mut self, now: Instant, request: &Request) {
+        let ticket = self.ticket(now);
+        self.ask_serving(ticket, request);
+    }
+
     /// Asks all serving nodes the same; the others are silent from the start (R29).
     pub fn open_round<A>(&mut self, now: Instant, ends: Instant, request: &Request) -> Round<A> {
         let ticket = self.ticket(now);
         let serving = &self.serving;
         let round = Round::open(ticket, ends, self.settings.quorum, |node| serving.contains(node));
-        for node in self.settings.quorum.ids() {
-            if self.serving.contains(node) {
-                self.ask(node, ticket, request.clone());
-            }
-        }
+        self.ask_serving(ticket, request);
         round
     }
 

@@ -3,7 +3,7 @@
 //! While a child runs its health counts; while this host holds nothing, and its keeper asks for it, whether the host is fit to stand.
 
 use super::context::Context;
-use super::standby::{Bar, Standby};
+use super::standby::Bar;
 use super::term::Term;
 use super::{Action, Change, Child, Election, State};
 use crate::core::event::{Event, Reason};
@@ -126,13 +126,6 @@ impl Election {
             State::Releasing(_) | State::Stopped => None,
         };
         self.apply(now, change);
-    }
-}
-
-impl Standby {
-    /// This host may stand now.
-    fn look_soon(&mut self, now: Instant) {
-        self.node_serves(now);
     }
 }
 

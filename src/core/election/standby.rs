@@ -168,8 +168,8 @@ impl Standby {
         self.conclude(cx, now)
     }
 
-    /// A node came back: a quorum may have come with it.
-    pub fn node_serves(&mut self, now: Instant) {
+    /// What kept this host from standing may be gone: a node came back, or probes find it fit.
+    pub fn look_soon(&mut self, now: Instant) {
         self.look_at = self.look_at.min(now);
         self.hinted |= self.is_looking();
     }
