@@ -8,7 +8,7 @@ use keeperd::guard::{
     Output, Stage, Why, Wiring,
 };
 use libtest_mimic::{Arguments, Trial};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -119,6 +119,8 @@ fn release(bytes: OwnedFd) -> i32 {
 struct Term {
     guard: Guard,
     output: Output,
+    /// What came before an acknowledgement and is not yet asked for: a tree may be dead before the next answer is out.
+    heard: VecDeque<Event>,
     /// In the environment of every process of the tree, and of no other.
     mark: String,
     _folder: tempfile::TempDir,
@@ -195,7 +197,7 @@ impl Plan {
             cgroup: self.cgroup,
         };
         let (guard, output) = Guard::launch(&launch).expect("a guard starts");
-        Term { guard, output, mark, _folder: folder, folder: path }
+        Term { guard, output, heard: VecDeque::new(), mark, _folder: folder, folder: path }
     }
 
     /// Launches and spawns without waiting for anything, as the daemon may.
@@ -208,6 +210,9 @@ impl Plan {
 
 impl Term {
     async fn next(&mut self) -> Result<Event, Lost> {
+        if let Some(event) = self.heard.pop_front() {
+            return Ok(event);
+        }
         let event = tokio::time::timeout(10 * SECOND, self.guard.recv()).await;
         event.expect("the guard says something within ten seconds")
     }
@@ -239,7 +244,15 @@ impl Term {
 
     async fn ack(&mut self, command: Command) -> Ack {
         let seq = self.guard.send(command);
-        self.until(|e| if let Event::Ack(ack) = e { (ack.seq == seq).then_some(ack) } else { None }).await
+        let mut meanwhile = VecDeque::new();
+        let ack = loop {
+            match self.next().await.expect("the guard lives") {
+                Event::Ack(ack) if ack.seq == seq => break ack,
+                other => meanwhile.push_back(other),
+            }
+        };
+        self.heard = meanwhile;
+        ack
     }
 
     async fn ready(&mut self) -> u32 {
@@ -609,7 +622,7 @@ async fn end_of_socket_kills_and_releases() {
         (plan.stop_timeout, plan.release, plan.cgroup) = (100 * MS, true, cgroup);
         let mut term = plan.start();
         term.ready().await;
-        let Term { guard, folder, mark, output, _folder } = term;
+        let Term { guard, folder, mark, output, _folder, .. } = term;
         let gone = clock::boot();
         drop(guard);
         let released = folder.join("released");

@@ -31,9 +31,9 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "nemesis_many",
-        shows: "the same with 30 keepers for 30 s",
-        story: |t| rage(t, &MANY, secs(30), MANY_CHILD),
-        limit: secs(120),
+        shows: "the same with 30 keepers for 50 s",
+        story: |t| rage(t, &MANY, secs(50), MANY_CHILD),
+        limit: secs(140),
         alone: false,
     },
 ];
