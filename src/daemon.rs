@@ -210,10 +210,9 @@ struct Control {
 enum Serving {
     #[default]
     NotYet,
-    /// Another daemon has it; it is taken over when that one has gone.
+    /// Another daemon has it, or its place cannot be used now; it is tried again.
     Waiting,
     Ours(OwnSocket),
-    Never,
 }
 
 impl Serving {
@@ -228,7 +227,7 @@ impl Control {
         *serving = match http::bind(&self.socket).await {
             Ok(Bound::Ours(listener, socket)) => {
                 if serving.is_waiting() {
-                    tracing::info!(%path, "the control socket is free and ours now");
+                    tracing::info!(%path, "the control socket is ours now");
                 }
                 tokio::spawn(http::serve(listener, self.api.clone()));
                 Serving::Ours(socket)
@@ -238,9 +237,10 @@ impl Control {
                 tracing::warn!(%path, pid, "the control socket is taken by another keeperd; this one runs without until it is free");
                 Serving::Waiting
             }
+            Err(_) if serving.is_waiting() => Serving::Waiting,
             Err(error) => {
-                tracing::warn!(%path, %error, "the control socket cannot be opened: no status from this daemon");
-                Serving::Never
+                tracing::warn!(%path, %error, "the control socket cannot be opened: no status from this daemon until it can");
+                Serving::Waiting
             }
         };
     }

@@ -912,6 +912,35 @@ fn check_prints_the_time_line_within_eighty_columns() {
 }
 
 #[test]
+fn check_prints_what_is_probed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keepers.toml");
+    let text = r#"
+lock = { engine = "local" }
+[[keeper]]
+name = "asked"
+command = ["true"]
+health = { http = "http://127.0.0.1:8080/healthz?token=x", interval = "20s", standby = true }
+ready = { tcp = "127.0.0.1:8080", timeout = "1s", failures = 9 }
+[[keeper]]
+name = "listened-to"
+command = ["true"]
+health = { max_silence = "2m" }
+"#;
+    fs::write(&file, text).unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert_eq!(check::run(&file, &env([]), &mut out, &mut err), 0, "{}", String::from_utf8_lossy(&err));
+    let out = String::from_utf8(out).unwrap();
+    for expected in [
+        "  ready      tcp 127.0.0.1:8080, every 10s, timeout 1s, 9 failures\n",
+        "  health     http://127.0.0.1:8080/healthz, every 20s, timeout 5s, 3 failures\n             asked before",
+        "  health     unhealthy when silent for 2m\n",
+    ] {
+        assert!(out.contains(expected), "{expected}\n{out}");
+    }
+}
+
+#[test]
 fn check_prints_every_error_and_returns_78() {
     let directory = directory("check");
     let file = directory.join("bad.toml");

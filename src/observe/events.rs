@@ -41,7 +41,10 @@ pub fn log(keeper: &str, nodes: &[String], event: &Event) {
         }
         Event::StopSent { polite: true } => tracing::debug!(keeper, "stop signal sent to the child"),
         Event::StopSent { polite: false } => tracing::debug!(keeper, "SIGKILL sent to the child's tree"),
-        Event::TreeDead { killed } => tracing::debug!(keeper, killed, "the child's tree is dead"),
+        Event::TreeDead { killed: 0 } => tracing::debug!(keeper, "the child's tree is dead"),
+        Event::TreeDead { killed } => {
+            tracing::info!(keeper, killed, "the child's tree is dead; what had not ended in time was killed");
+        }
         Event::TreeOutlivesLease => tracing::error!(
             keeper,
             "the lease is over and the child's tree is not proven dead: another host may start a second copy. \

@@ -1,7 +1,8 @@
 //! `keeperd check`: is the configuration right, and what will happen when.
 
 use crate::config::{
-    Config, Env, FileOutput, KeeperConfig, LockConfig, OutputConfig, RedisConfig, RetryCount, load,
+    Config, Env, FileOutput, Health, KeeperConfig, LockConfig, OutputConfig, Probe, RedisConfig, RetryCount,
+    load,
 };
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::time::Instant;
@@ -94,7 +95,30 @@ fn print_keeper(keeper: &KeeperConfig, lock: &LockConfig, out: &mut dyn Write) -
         ),
     )?;
     print_restart(&keeper.restart, out)?;
+    print_probes(keeper, out)?;
     line(out, &format!("  output     {}", say_output(&keeper.output)))
+}
+
+fn print_probes(keeper: &KeeperConfig, out: &mut dyn Write) -> io::Result<()> {
+    let probe = |Probe { question, interval, timeout, failures }: &Probe| {
+        format!("{question}, every {}, timeout {}, {failures} failures", span(*interval), span(*timeout))
+    };
+    if let Some(ready) = &keeper.ready {
+        line(out, &format!("  ready      {}", probe(ready)))?;
+    }
+    match &keeper.health {
+        Some(Health::Probe { probe: asked, standby: false }) => {
+            line(out, &format!("  health     {}", probe(asked)))
+        }
+        Some(Health::Probe { probe: asked, standby: true }) => {
+            line(out, &format!("  health     {}", probe(asked)))?;
+            line(out, "             asked before this host stands, too")
+        }
+        Some(Health::MaxSilence(most)) => {
+            line(out, &format!("  health     unhealthy when silent for {}", span(*most)))
+        }
+        None => Ok(()),
+    }
 }
 
 fn say_output(output: &OutputConfig) -> String {
