@@ -246,10 +246,13 @@ impl Term {
         let seq = self.guard.send(command);
         let mut meanwhile = VecDeque::new();
         let ack = loop {
-            match self.next().await.expect("the guard lives") {
-                Event::Ack(ack) if ack.seq == seq => break ack,
-                other => meanwhile.push_back(other),
+            let event = self.next().await.expect("the guard lives");
+            if let Event::Ack(ack) = event
+                && ack.seq == seq
+            {
+                break ack;
             }
+            meanwhile.push_back(event);
         };
         self.heard = meanwhile;
         ack
