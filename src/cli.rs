@@ -1,8 +1,10 @@
 //! The command line (DESIGN.md 2.1): usage errors end with 64, configuration errors with 78.
 
 use crate::observe::log::Format;
-use clap::{Parser, Subcommand};
+use crate::ops::steer::Manner;
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 /// Exit code of a usage error, for every command.
@@ -64,6 +66,64 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Hand a keeper over to another host.
+    ///
+    /// This host stays out until another has it or 10 s have passed. Returns when the child is dead and the lock released, and says
+    /// who has it then.
+    #[command(after_help = "Example: keeperd step-down pricing-oracle-keeper")]
+    StepDown(Named),
+    /// Stop a keeper here, and let another host take it, until it is resumed or keeperd restarted.
+    #[command(visible_alias = "stop", after_help = "Example: keeperd pause pricing-oracle-keeper")]
+    Pause(Named),
+    /// End a pause: this host stands for the keeper again.
+    #[command(
+        visible_alias = "start",
+        after_help = "Examples: keeperd resume pricing-oracle-keeper\n          keeperd resume --all     after keeperd drain",
+        group = ArgGroup::new("which").args(["name", "all"]).required(true)
+    )]
+    Resume {
+        /// The keeper.
+        name: Option<String>,
+        /// Every keeper of this host: the end of a drain.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Start a keeper's child anew, without giving its lock away.
+    #[command(after_help = "Example: keeperd restart pricing-oracle-keeper")]
+    Restart(Named),
+    /// Hand over every keeper of this host, and stand for none, until keeperd resume --all or a restart of keeperd.
+    ///
+    /// Returns when all children are dead and all locks released, and says who has them then.
+    #[command(after_help = "Example: keeperd drain && apt upgrade && keeperd resume --all")]
+    Drain(Wait),
+}
+
+/// A command to one keeper.
+#[derive(Debug, Args)]
+pub struct Named {
+    /// The keeper.
+    pub name: String,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// How long a command waits until it is done, and how it tells.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Give up waiting after this long, with exit code 1; what was asked goes on.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// The keepers afterwards, as `status --json` shows them.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl From<Wait> for Manner {
+    fn from(Wait { timeout, json }: Wait) -> Manner {
+        Manner { timeout, json }
+    }
 }
 
 impl Cli {

@@ -5,7 +5,7 @@ use crate::child;
 use crate::clock;
 use crate::config::{Config, Health, KeeperConfig, LockConfig, RetryCount};
 use crate::core::election::{Election, Retry, Settings};
-use crate::core::event::Command;
+use crate::core::event::{Command, Refusal};
 use crate::core::preference::Preference;
 use crate::core::rng::Seed;
 use crate::core::spread::Spread;
@@ -19,12 +19,12 @@ use crate::lock::{Claim, Engine, Identity};
 use crate::observe::board::Board;
 use crate::output::{Outlet, TermOutput};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +38,20 @@ const NODES_SHOWN_EVERY: Duration = Duration::from_millis(250);
 /// looked for this often.
 const LAST_RELEASES: Duration = Duration::from_millis(500);
 const LAST_RELEASES_LOOK: Duration = Duration::from_millis(10);
+
+/// What the edge thread asks of this one.
+#[derive(Debug)]
+pub enum Order {
+    All(Command),
+    One { keeper: Arc<str>, told: Told },
+}
+
+/// A command, and where to say whether there is anything to act on. Nobody need be waiting there.
+#[derive(Debug)]
+pub struct Told {
+    pub command: Command,
+    pub answer: Option<oneshot::Sender<Result<(), Refusal>>>,
+}
 
 /// What the thread is started with.
 #[derive(Debug)]
@@ -53,7 +67,7 @@ pub struct Start {
     pub probes: Vec<Option<health::Link>>,
     pub board: Arc<Board>,
     pub outputs: mpsc::Sender<TermOutput>,
-    pub commands: mpsc::Receiver<Command>,
+    pub orders: mpsc::Receiver<Order>,
     pub last_resort: LastResort,
     pub cgroup: bool,
     pub seed: u128,
@@ -107,7 +121,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         probes,
         board,
         outputs,
-        mut commands,
+        mut orders,
         last_resort,
         cgroup,
         seed,
@@ -126,12 +140,12 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         spread: RefCell::new(spread_of(&config)),
     });
     let keepers = TaskTracker::new();
-    let mut handles = Vec::new();
+    let mut handles = BTreeMap::new();
     let given = children.into_iter().zip(outlets).zip(hooks).zip(probes);
     let given = given.map(|(((child, outlet), hooks), probes)| Given { child, outlet, hooks, probes });
     for (place, (settings, given)) in config.keepers.iter().zip(given).enumerate() {
         let (handle, inbox) = mpsc::channel(COMMANDS);
-        handles.push(handle);
+        handles.insert(settings.name.clone(), handle);
         let seed = Seed(seed.wrapping_add(spread(place)));
         let keeper = enlist(&config, settings, given, place, seed, inbox, &shared);
         keepers.spawn_local(keeper::run(keeper));
@@ -144,14 +158,20 @@ async fn hold_leases(start: Start) -> io::Result<()> {
             tokio::time::sleep(NODES_SHOWN_EVERY).await;
         }
     };
-    let pass_commands = async {
-        while let Some(command) = commands.recv().await {
-            if handles.is_empty() && matches!(command, Command::Drain | Command::Kill) {
-                return;
-            }
-            for keeper in &handles {
-                // A keeper with sixteen commands waiting has been told.
-                let _ = keeper.try_send(command);
+    let pass_orders = async {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::All(Command::Drain | Command::Kill) if handles.is_empty() => return,
+                Order::All(command) => {
+                    for keeper in handles.values() {
+                        // A keeper with sixteen commands waiting has been told.
+                        let _ = keeper.try_send(Told { command, answer: None });
+                    }
+                }
+                // Who waits for an answer sees that there will be none.
+                Order::One { keeper, told } => {
+                    let _ = handles.get(&*keeper).map(|handle| handle.try_send(told));
+                }
             }
         }
         // The edge is gone: nobody could ever ask for a stop.
@@ -160,7 +180,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     tokio::select! {
         () = all_stopped(&keepers, &config) => {}
         () = show_nodes => {}
-        () = pass_commands => {}
+        () = pass_orders => {}
     }
     let no_longer = clock::boot() + LAST_RELEASES;
     tokio::time::sleep(LAST_RELEASES_LOOK).await;
@@ -230,7 +250,7 @@ fn enlist(
     Given { child, outlet, hooks, probes }: Given,
     place: usize,
     seed: Seed,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Told>,
     shared: &Rc<Shared>,
 ) -> Keeper {
     let retry = match &config.lock {

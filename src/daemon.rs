@@ -4,7 +4,7 @@
 
 use crate::config::Config;
 use crate::core::event::Command;
-use crate::core_thread::{self, Start};
+use crate::core_thread::{self, Order, Start};
 use crate::guard::{ChildSpec, LastResort, cgroup};
 use crate::health::{self, Watch};
 use crate::hooks::{self, Runner, Runners};
@@ -26,6 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 /// Terms whose output may wait to be read: the edge is never that far behind.
 const OUTPUTS: usize = 8 * 1024;
 const SIGNALS: usize = 16;
+/// Requests of the control socket and signals that the core thread has not taken yet.
+const ORDERS: usize = 64;
 /// What an earlier daemon's guards may still need before their leaves count as leftovers.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
 /// While another daemon has the control socket.
@@ -61,7 +63,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     let socket = config.control.socket.clone();
     let views = config.keepers.iter().map(|keeper| first_view(&keeper.name, clock::wall())).collect();
     let board = Board::new(views);
-    let (commands, for_core) = mpsc::channel(SIGNALS);
+    let (orders, for_core) = mpsc::channel(ORDERS);
     let (outputs, new_outputs) = mpsc::channel(OUTPUTS);
     let outlets = open_outlets(&config, log, format)?;
     let mut seed = [0; 16];
@@ -86,7 +88,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
         config,
         board: Arc::clone(&board),
         outputs,
-        commands: for_core,
+        orders: for_core,
         last_resort,
         cgroup: std::env::var_os("KEEPERD_CGROUP").is_none_or(|value| value != "off"),
         seed: u128::from_ne_bytes(seed),
@@ -98,7 +100,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     })?;
     let hooks = runners.into_iter().flatten().collect();
     let edge =
-        Edge { hooks, watches, host, socket, board, commands, new_outputs, outlets, log: log.clone(), end };
+        Edge { hooks, watches, host, socket, board, orders, new_outputs, outlets, log: log.clone(), end };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(edge.run());
     if core.join().is_err() {
@@ -131,7 +133,7 @@ struct Edge {
     host: Arc<str>,
     socket: PathBuf,
     board: Arc<Board>,
-    commands: mpsc::Sender<Command>,
+    orders: mpsc::Sender<Order>,
     new_outputs: mpsc::Receiver<TermOutput>,
     outlets: Vec<Arc<Outlet>>,
     log: LogQueue,
@@ -140,14 +142,14 @@ struct Edge {
 
 impl Edge {
     async fn run(self) -> io::Result<()> {
-        let Edge { hooks, watches, host, socket, board, commands, new_outputs, outlets, log, mut end } = self;
+        let Edge { hooks, watches, host, socket, board, orders, new_outputs, outlets, log, mut end } = self;
         let mut signals = watch_signals()?;
         for watch in watches {
             tokio::spawn(watch.run());
         }
         let streams = tokio::spawn(read_output(new_outputs));
         let hooks = Runners::start(hooks);
-        let api = Api::new(Arc::clone(&board), Arc::clone(&host), &outlets);
+        let api = Api::new(Arc::clone(&board), Arc::clone(&host), &outlets, orders.clone());
         let control = Control { socket, api };
         let mut serving = Serving::default();
         control.try_open(&mut serving).await;
@@ -178,7 +180,7 @@ impl Edge {
                     systemd::stopping();
                     let word = if command == Command::Kill { "at once" } else { "politely" };
                     tracing::info!("stopping all keepers {word}");
-                    let _ = commands.send(command).await;
+                    let _ = orders.send(Order::All(command)).await;
                 }
             }
         };

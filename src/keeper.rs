@@ -3,12 +3,13 @@
 use crate::child::term_variables;
 use crate::clock;
 use crate::core::election::{Action, Election, GuardReport, HealthReport};
-use crate::core::event::{Command, Event};
+use crate::core::event::Event;
 use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
 use crate::core::spread::Spread;
 use crate::core::time::{Instant, WallTime};
 use crate::core::timing::Deadlines;
+use crate::core_thread::Told;
 use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn, Wiring};
 use crate::health;
 use crate::hooks::Caller;
@@ -97,7 +98,7 @@ pub struct Keeper {
     pub hooks: Caller,
     pub election: Election,
     pub inbox: mpsc::Receiver<FromNode>,
-    pub commands: mpsc::Receiver<Command>,
+    pub commands: mpsc::Receiver<Told>,
     /// `None`: nothing of it is probed.
     pub probes: Option<health::Link>,
     pub shared: Rc<Shared>,
@@ -106,7 +107,7 @@ pub struct Keeper {
 /// Something that happened, to be told to the election.
 enum Input {
     Node(FromNode),
-    Command(Command),
+    Command(Told),
     Health(HealthReport),
     Born(io::Result<Newborn>),
     Guard(Result<guard::Event, Lost>),
@@ -180,7 +181,12 @@ impl Shell {
     fn take(&mut self, input: Input) {
         match input {
             Input::Node(from) => self.keeper.election.handle_node(clock::now(), from),
-            Input::Command(command) => self.keeper.election.handle_command(clock::now(), command),
+            Input::Command(Told { command, answer }) => {
+                let refusal = self.keeper.election.refuses(command);
+                self.keeper.election.handle_command(clock::now(), command);
+                // Nobody waits for it any more: it is done all the same.
+                let _ = answer.map(|answer| answer.send(refusal.map_or(Ok(()), Err)));
+            }
             Input::Health(report) => self.keeper.election.handle_health(clock::now(), report),
             Input::Born(newborn) => self.born(newborn),
             Input::Guard(said) => self.guard_said(said),

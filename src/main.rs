@@ -1,9 +1,10 @@
 //! keeperd: the command line and the daemon.
 
-use keeperd::cli::{Cli, Command};
+use keeperd::cli::{Cli, Command, Named};
 use keeperd::config::{self, Env};
 use keeperd::observe::log::{self, Format, LogQueue};
 use keeperd::ops::status::Question;
+use keeperd::ops::steer::Deed;
 use keeperd::{daemon, guard, lock, ops};
 use std::io;
 use std::process::exit;
@@ -20,13 +21,31 @@ fn main() {
         eprintln!("{errors}");
         exit(ops::check::EXIT_CONFIG);
     });
+    let socket = &config.control.socket;
+    let out = &mut io::stdout();
     match cli.command {
+        Some(Command::StepDown(Named { name, wait })) => {
+            exit(ops::steer::one(socket, &name, Deed::StepDown, wait.into(), out));
+        }
+        Some(Command::Pause(Named { name, wait })) => {
+            exit(ops::steer::one(socket, &name, Deed::Pause, wait.into(), out));
+        }
+        Some(Command::Resume { name: Some(name), wait, .. }) => {
+            exit(ops::steer::one(socket, &name, Deed::Resume, wait.into(), out));
+        }
+        Some(Command::Resume { name: None, wait, .. }) => {
+            exit(ops::steer::resume_all(socket, wait.into(), out))
+        }
+        Some(Command::Restart(Named { name, wait })) => {
+            exit(ops::steer::one(socket, &name, Deed::Restart, wait.into(), out));
+        }
+        Some(Command::Drain(wait)) => exit(ops::steer::drain(socket, wait.into(), out)),
         Some(Command::Status { name, json, lines }) => {
             let question = Question { name, json, lines };
-            exit(ops::status::run(&config.control.socket, &question, &mut io::stdout()));
+            exit(ops::status::run(socket, &question, out));
         }
         Some(Command::Logs { name, follow }) => {
-            exit(ops::logs::run(&config.control.socket, &name, follow, &mut io::stdout()));
+            exit(ops::logs::run(socket, &name, follow, out));
         }
         Some(Command::Check) | None => {}
     }

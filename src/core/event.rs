@@ -78,6 +78,17 @@ pub enum Command {
     Kill,
 }
 
+/// Why a command has nothing to act on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// This host holds nothing that could be handed over.
+    NotHeld,
+    /// No child runs here that could be started anew.
+    NothingRuns,
+    /// It ends, and takes no more commands.
+    Ending,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ElectionOutcome {
     Won,
@@ -106,6 +117,17 @@ pub enum Said {
     /// Nothing yet: it was decided without this node.
     Pending,
     Silent,
+}
+
+impl Refusal {
+    /// As an operator reads it.
+    pub fn why(self) -> &'static str {
+        match self {
+            Refusal::NotHeld => "this host does not hold it, so there is nothing to hand over",
+            Refusal::NothingRuns => "it does not run on this host, so there is nothing to restart",
+            Refusal::Ending => "keeperd is ending",
+        }
+    }
 }
 
 impl ElectionOutcome {

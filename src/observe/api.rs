@@ -2,6 +2,8 @@
 
 use super::board::Board;
 use super::status::{self, HeardLine};
+use crate::core::event::Command;
+use crate::core_thread::{Order, Told};
 use crate::output::{Follower, Outlet};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
@@ -12,10 +14,14 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Those who follow a keeper's lines at a time. Fewer than connections, so that there is always one left for `status`.
 const FOLLOWERS_MAX: usize = 16;
+
+/// The core thread answers in microseconds, unless its host was frozen.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What requests may look at and ask for.
 #[derive(Clone, Debug)]
@@ -24,6 +30,7 @@ pub struct Api {
     host: Arc<str>,
     outlets: Arc<BTreeMap<Arc<str>, Arc<Outlet>>>,
     followers: Arc<Semaphore>,
+    orders: mpsc::Sender<Order>,
 }
 
 /// A document, or lines without end.
@@ -38,12 +45,18 @@ impl Answer {
 }
 
 impl Api {
-    pub fn new(board: Arc<Board>, host: Arc<str>, outlets: &[Arc<Outlet>]) -> Api {
+    pub fn new(
+        board: Arc<Board>,
+        host: Arc<str>,
+        outlets: &[Arc<Outlet>],
+        orders: mpsc::Sender<Order>,
+    ) -> Api {
         let outlets = outlets.iter().map(|outlet| (Arc::clone(&outlet.name), Arc::clone(outlet))).collect();
-        Api { board, host, outlets: Arc::new(outlets), followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)) }
+        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        Api { board, host, outlets: Arc::new(outlets), followers, orders }
     }
 
-    pub fn respond(&self, request: &Request<Incoming>) -> Response<Answer> {
+    pub async fn respond(&self, request: &Request<Incoming>) -> Response<Answer> {
         let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
         match (request.method(), path.as_slice()) {
             (&Method::GET, ["v1", "status"]) => {
@@ -56,7 +69,44 @@ impl Api {
             (_, ["v1", "status"] | ["v1", "keepers", _, "logs"]) => {
                 error(StatusCode::METHOD_NOT_ALLOWED, "use GET")
             }
-            _ => error(StatusCode::NOT_FOUND, "there are GET /v1/status and /v1/keepers/NAME/logs[?follow]"),
+            (&Method::POST, ["v1", "keepers", name, verb]) => {
+                match (command(verb), self.outlets.get(*name)) {
+                    (Some(_), None) => error(StatusCode::NOT_FOUND, "there is no such keeper"),
+                    (Some(command), Some(outlet)) => self.tell_one(&outlet.name, command).await,
+                    (None, _) => error(StatusCode::NOT_FOUND, COMMANDS),
+                }
+            }
+            // A daemon that is drained goes on, and stands for nothing.
+            (&Method::POST, ["v1", "drain"]) => self.tell_all(Command::Pause),
+            (&Method::POST, ["v1", "resume"]) => self.tell_all(Command::Resume),
+            (_, ["v1", "drain" | "resume"]) => error(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
+            (_, ["v1", "keepers", _, verb]) if command(verb).is_some() => {
+                error(StatusCode::METHOD_NOT_ALLOWED, "use POST")
+            }
+            _ => error(StatusCode::NOT_FOUND, PATHS),
+        }
+    }
+
+    async fn tell_one(&self, keeper: &Arc<str>, command: Command) -> Response<Answer> {
+        let (answer, answered) = oneshot::channel();
+        let told = Told { command, answer: Some(answer) };
+        if self.orders.try_send(Order::One { keeper: Arc::clone(keeper), told }).is_err() {
+            return error(StatusCode::SERVICE_UNAVAILABLE, BUSY);
+        }
+        match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
+            Ok(Ok(Ok(()))) => accepted(),
+            Ok(Ok(Err(refusal))) => error(StatusCode::CONFLICT, refusal.why()),
+            Ok(Err(_)) => error(StatusCode::SERVICE_UNAVAILABLE, BUSY),
+            Err(_) => {
+                error(StatusCode::GATEWAY_TIMEOUT, "the keeper has not answered in 2 s; see its status")
+            }
+        }
+    }
+
+    fn tell_all(&self, command: Command) -> Response<Answer> {
+        match self.orders.try_send(Order::All(command)) {
+            Ok(()) => accepted(),
+            Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, BUSY),
         }
     }
 
@@ -77,6 +127,26 @@ impl Api {
         };
         answer(StatusCode::OK, "application/x-ndjson", body)
     }
+}
+
+const BUSY: &str = "keeperd has too much to do or is ending: try again";
+const COMMANDS: &str = "there are step-down, pause, resume and restart";
+const PATHS: &str = "there are GET /v1/status and /v1/keepers/NAME/logs[?follow], \
+    POST /v1/keepers/NAME/{step-down|pause|resume|restart}, /v1/drain and /v1/resume";
+
+/// As the path names it.
+fn command(verb: &str) -> Option<Command> {
+    match verb {
+        "step-down" => Some(Command::StepDown),
+        "pause" => Some(Command::Pause),
+        "resume" => Some(Command::Resume),
+        "restart" => Some(Command::Restart),
+        _ => None,
+    }
+}
+
+fn accepted() -> Response<Answer> {
+    json(StatusCode::ACCEPTED, &serde_json::json!({ "accepted": true }))
 }
 
 fn follows(query: Option<&str>) -> bool {

@@ -130,9 +130,12 @@ pub async fn serve(listener: UnixListener, api: Api) {
             let follows = Arc::new(AtomicBool::new(false));
             let told = Arc::clone(&follows);
             let service = service_fn(move |request| {
-                let response = api.respond(&request);
-                told.fetch_or(response.body().is_endless(), Ordering::Relaxed);
-                async move { Ok::<_, std::convert::Infallible>(response) }
+                let (api, told) = (api.clone(), Arc::clone(&told));
+                async move {
+                    let response = api.respond(&request).await;
+                    told.fetch_or(response.body().is_endless(), Ordering::Relaxed);
+                    Ok::<_, std::convert::Infallible>(response)
+                }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -2,7 +2,7 @@
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,14 @@ pub fn finish(outcome: Result<i32, Box<dyn std::error::Error>>) -> i32 {
     })
 }
 
+/// What the daemon said to a command.
+#[derive(Debug)]
+pub enum Verdict {
+    Accepted,
+    /// Nothing has changed; why.
+    Refused(String),
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("no keeperd answers on {}: {error}; is it running? (systemctl status keeperd)", path.display())]
@@ -44,6 +52,23 @@ pub async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
     let work = async {
         let body = Limited::new(open(socket, path).await?, ANSWER_MAX).collect().await;
         Ok(body.map_err(|error| bad(error.to_string()))?.to_bytes())
+    };
+    tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(bad("no answer in 10 s".into())))
+}
+
+/// `POST path` on the control socket, for a command without a body.
+///
+/// # Errors
+/// When no daemon answers, or it cannot take commands now.
+pub async fn post(socket: &Path, path: &str) -> Result<Verdict, ClientError> {
+    let bad = |what: String| ClientError::BadAnswer { path: socket.to_owned(), what };
+    let work = async {
+        let response = send(socket, Method::POST, path).await?;
+        match response.status() {
+            StatusCode::ACCEPTED => Ok(Verdict::Accepted),
+            StatusCode::CONFLICT => Ok(Verdict::Refused(reason(response).await)),
+            code => Err(bad(format!("{code}: {}", reason(response).await))),
+        }
     };
     tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(bad("no answer in 10 s".into())))
 }
@@ -72,6 +97,16 @@ pub async fn listen<E>(
 
 /// The body of an answer with 200.
 async fn open(socket: &Path, path: &str) -> Result<Incoming, ClientError> {
+    let response = send(socket, Method::GET, path).await?;
+    let code = response.status();
+    if code == StatusCode::OK {
+        return Ok(response.into_body());
+    }
+    let what = format!("{code}: {}", reason(response).await);
+    Err(ClientError::BadAnswer { path: socket.to_owned(), what })
+}
+
+async fn send(socket: &Path, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
     let bad = |what: String| ClientError::BadAnswer { path: socket.to_owned(), what };
     let stream = UnixStream::connect(socket)
         .await
@@ -80,17 +115,19 @@ async fn open(socket: &Path, path: &str) -> Result<Incoming, ClientError> {
         .await
         .map_err(|error| bad(error.to_string()))?;
     tokio::spawn(connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(hyper::header::HOST, "localhost")
         .body(Empty::<Bytes>::new())
         .map_err(|error| bad(error.to_string()))?;
-    let response = sender.send_request(request).await.map_err(|error| bad(error.to_string()))?;
-    let code = response.status();
-    if code == StatusCode::OK {
-        return Ok(response.into_body());
-    }
+    sender.send_request(request).await.map_err(|error| bad(error.to_string()))
+}
+
+/// Of an answer that is no.
+async fn reason(response: Response<Incoming>) -> String {
     let body = Limited::new(response.into_body(), REASON_MAX).collect().await;
     let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let why: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    Err(bad(format!("{code}: {}", why["error"].as_str().unwrap_or("no reason given"))))
+    why["error"].as_str().unwrap_or("no reason given").to_owned()
 }

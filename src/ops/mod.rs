@@ -4,3 +4,4 @@ pub mod check;
 pub mod client;
 pub mod logs;
 pub mod status;
+pub mod steer;

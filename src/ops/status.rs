@@ -82,7 +82,11 @@ fn say_unknown(name: &str) {
     eprintln!("keeperd: there is no keeper {name:?} here; keeperd status lists them");
 }
 
-fn fetch(runtime: &Runtime, socket: &Path) -> Result<Status, ClientError> {
+/// All that the daemon says of itself.
+///
+/// # Errors
+/// When no daemon answers, or not properly.
+pub fn fetch(runtime: &Runtime, socket: &Path) -> Result<Status, ClientError> {
     let body = runtime.block_on(client::get(socket, "/v1/status"))?;
     serde_json::from_slice(&body)
         .map_err(|error| ClientError::BadAnswer { path: socket.to_owned(), what: error.to_string() })

@@ -43,7 +43,7 @@ mod repair;
 mod standby;
 mod term;
 
-use super::event::{Command, Event, Reason, Role, Said};
+use super::event::{Command, Event, Reason, Refusal, Role, Said};
 use super::lease::{FencingToken, NodeId, Quorum, Value};
 use super::preference::Preference;
 use super::request::{Answer, FromNode, Held, NodeChange, Request, Ticket};
@@ -517,6 +517,20 @@ impl Election {
             State::Standby(_) | State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
         };
         self.apply(now, change);
+    }
+
+    /// Why `command` would change nothing now.
+    pub fn refuses(&self, command: Command) -> Option<Refusal> {
+        let serving = match &self.state {
+            State::Leader(term) => term.is_serving(),
+            State::Standby(_) | State::Candidate(_) | State::Releasing(_) => false,
+            State::Stopped => return Some(Refusal::Ending),
+        };
+        match command {
+            Command::StepDown => (!self.is_holding()).then_some(Refusal::NotHeld),
+            Command::Restart => (!serving).then_some(Refusal::NothingRuns),
+            Command::Pause | Command::Resume | Command::Drain | Command::Kill => None,
+        }
     }
 
     pub fn handle_command(&mut self, now: Now, command: Command) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 mod children;
 mod churn;
+mod commands;
 mod control;
 mod daemons;
 mod figures;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Scenario> {
         nemesis::ALL,
         steady::ALL,
         daemons::ALL,
+        commands::ALL,
         guards::ALL,
         children::ALL,
         hooks::ALL,
