@@ -2,7 +2,7 @@
 //! and when it was released. Knows nothing of what daemons believe.
 
 use crate::checker::{Fault, Judge, Life, Violation};
-use crate::clock::{boot_ns, ms};
+use crate::clock::{boot_ns, ms, nanos};
 use crate::step::{Step, check};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -62,7 +62,18 @@ pub fn parse_deed(line: &str) -> Option<(String, Deed)> {
 #[derive(Debug, Default)]
 struct Lease {
     until: BTreeMap<char, u64>,
+    /// When each grant and extension was seen, and for how long it was.
+    deeds: Vec<(u64, u64)>,
     released: Option<u64>,
+}
+
+impl Lease {
+    fn lives_on(&mut self, at: u64, node: char, px_ms: u64) {
+        let span = px_ms * 1_000_000;
+        let until = self.until.entry(node).or_default();
+        *until = (*until).max(at + span);
+        self.deeds.push((at, span));
+    }
 }
 
 #[derive(Debug)]
@@ -75,7 +86,13 @@ pub struct Ledger {
     current: BTreeMap<(char, String), String>,
     /// A node served before it was watched: it may have granted what is not written here.
     pub gaps: bool,
+    /// When a node fell silent: what it did in its last moments may not be written here.
+    deaths: Vec<(char, u64)>,
 }
+
+/// A server that is killed takes the last of its `MONITOR` output with it. What it answered then was part of a round in which other
+/// nodes were seen to do the same, this long before or after.
+const BLIND: Duration = Duration::from_millis(50);
 
 /// What a child may still do when its lease, as the nodes gave it, is over: nothing. Ours is later than the daemon's by what the
 /// request and `MONITOR` took; the drift allowance is the daemon's own (DESIGN 3).
@@ -101,7 +118,13 @@ impl Ledger {
             values: BTreeMap::new(),
             current: BTreeMap::new(),
             gaps: false,
+            deaths: Vec::new(),
         }
+    }
+
+    /// Nothing more is heard of the node, until it begins anew.
+    pub fn died(&mut self, at: u64, node: char) {
+        self.deaths.push((node, at));
     }
 
     /// The node has begun anew.
@@ -114,14 +137,12 @@ impl Ledger {
         let place = (node, keeper.to_owned());
         match deed {
             Deed::Granted { value, px_ms } => {
-                let until = leases.entry(value.clone()).or_default().until.entry(node).or_default();
-                *until = (*until).max(at + px_ms * 1_000_000);
+                leases.entry(value.clone()).or_default().lives_on(at, node, px_ms);
                 self.current.insert(place, value);
             }
             Deed::Extended { px_ms } => {
                 let Some(value) = self.current.get(&place) else { return };
-                let until = leases.entry(value.clone()).or_default().until.entry(node).or_default();
-                *until = (*until).max(at + px_ms * 1_000_000);
+                leases.entry(value.clone()).or_default().lives_on(at, node, px_ms);
             }
             Deed::Token { value, token } => {
                 let values = self.values.entry(keeper.into()).or_default().entry(token).or_default();
@@ -142,9 +163,26 @@ impl Ledger {
         values.into_iter().flatten().filter_map(|value| leases?.get(value)).collect()
     }
 
-    /// The instant after which that many nodes no longer held it for this value.
+    /// The instant after which that many nodes no longer held it for this value, as far as they were seen to.
     fn valid_until(&self, lease: &Lease) -> u64 {
-        let mut ends: Vec<u64> = lease.until.values().copied().collect();
+        self.quorum_end(&lease.until)
+    }
+
+    /// The same, if every node that died did at that moment what the others were seen to do.
+    fn possibly_until(&self, lease: &Lease) -> u64 {
+        let mut until = lease.until.clone();
+        for (node, died) in &self.deaths {
+            let near = lease.deeds.iter().filter(|(at, _)| at.abs_diff(*died) <= nanos(BLIND));
+            if let Some(end) = near.map(|(at, span)| at.max(died) + span).max() {
+                let until = until.entry(*node).or_default();
+                *until = (*until).max(end);
+            }
+        }
+        self.quorum_end(&until)
+    }
+
+    fn quorum_end(&self, until: &BTreeMap<char, u64>) -> u64 {
+        let mut ends: Vec<u64> = until.values().copied().collect();
         ends.sort_unstable_by(|a, b| b.cmp(a));
         let end = ends.get(self.quorum - 1).copied().unwrap_or(0);
         end.saturating_sub(DRIFT.as_nanos() as u64)
@@ -166,6 +204,11 @@ impl Ledger {
             }
             let until = leases.iter().map(|l| self.valid_until(l)).max().unwrap_or(0);
             if !self.gaps {
+                let possibly = leases.iter().map(|l| self.possibly_until(l)).max().unwrap_or(0);
+                if life.end > until && life.end <= possibly {
+                    margins.unknown += 1;
+                    continue;
+                }
                 margins.checked += 1;
                 if life.end > until {
                     found.push(Violation {
@@ -229,6 +272,7 @@ pub fn watch(node: char, port: u16, ledger: &Arc<Mutex<Ledger>>) -> Step {
             }
             bytes.clear();
         }
+        ledger.lock().expect("no thread panics with it").died(boot_ns(), node);
     })?;
     Ok(())
 }

@@ -355,6 +355,22 @@ fn a_minority_that_was_extended_prolongs_nothing() {
 }
 
 #[test]
+fn what_a_node_did_as_it_died_is_unknown_and_no_more_than_that() {
+    let judged = |died: u64, until: u64| {
+        let mut ledger = ledger("v", 10);
+        ledger.saw(2000 * MS, 'A', "k", ledger::Deed::Extended { px_ms: 2000 });
+        ledger.died(died * MS, 'B');
+        let (found, margins) = ledger.verdict(&of_log(&child("a", 1, 10, 5, until, "tick")));
+        (found.len(), margins.unknown)
+    };
+    assert_eq!(judged(2001, 2977), (0, 0), "seen by a quorum");
+    assert_eq!(judged(2001, 3977), (0, 1), "B may have extended it, too");
+    assert_eq!(judged(2001, 3980), (1, 0), "whatever B did");
+    assert_eq!(judged(2060, 2979), (1, 0), "the round was long over");
+    assert_eq!(judged(1900, 2979), (1, 0), "it was dead already");
+}
+
+#[test]
 fn a_release_before_the_last_sign_of_life_is_flagged() {
     let released_at = |at: u64| {
         let mut ledger = ledger("v", 10);

@@ -571,7 +571,10 @@ impl World {
             let guard = &self.guards[*g as usize];
             let believed = self.hosts[guard.host].daemon.as_ref().and_then(|d| d.election.valid_until());
             let end = guard.lease_end.max(believed.unwrap_or_default());
-            guard.is_over() || self.supported_until(guard.value, Some(n)) >= self.when(guard.host, end)
+            let supported = self.supported_until(guard.value, Some(n));
+            // Its holder counts this vote until it ends, and if the next round reaches only some of the others, by this vote alone.
+            let vote = self.nodes[n].holds_until(self.now, guard.value.0);
+            guard.is_over() || supported >= self.when(guard.host, end).max(vote)
         })
     }
 

@@ -510,10 +510,6 @@ impl Node {
             return NEVER; // it comes back as another run
         }
         let us = self.clock.us(t);
-        let key = |key: Option<Key>| {
-            let mine = key.filter(|key| key.value == value && us / 1000 <= key.expires_ms);
-            mine.map_or(0, |key| self.clock.when((key.expires_ms + 1) * 1000, t))
-        };
         let waits = match self.data.marker {
             Some(marker) if marker.run == self.run => {
                 if us < marker.until {
@@ -524,7 +520,17 @@ impl Node {
             }
             _ => t + quarantine,
         };
-        key(self.data.lock).max(key(self.data.shadow)).max(waits)
+        self.holds_until(t, value).max(waits)
+    }
+
+    /// Until when, in true time, it holds a key for the owner of `value`.
+    pub fn holds_until(&self, t: Nanos, value: u128) -> Nanos {
+        let us = self.clock.us(t);
+        let key = |key: Option<Key>| {
+            let mine = key.filter(|key| key.value == value && us / 1000 <= key.expires_ms);
+            mine.map_or(0, |key| self.clock.when((key.expires_ms + 1) * 1000, t))
+        };
+        key(self.data.lock).max(key(self.data.shadow))
     }
 
     /// What is left of the quarantine.
