@@ -66,6 +66,22 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Ask every Redis node whether it is fit, and say what to do about what is wrong.
+    ///
+    /// Exit code 0: healthy. 1: something to do, and a quorum. 2: no quorum.
+    #[command(after_help = "Example: keeperd doctor")]
+    Doctor {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show every lock, over all nodes: who holds it, with how many votes, for how long, and what is odd about it.
+    #[command(
+        after_help = "Example: keeperd locks\n\nOf another library's lock (redlock) the holder is not known, only its value."
+    )]
+    Locks {
+        #[arg(long)]
+        json: bool,
+    },
     /// Hand a keeper over to another host.
     ///
     /// This host stays out until another has it or 10 s have passed. Returns when the child is dead and the lock released, and says

@@ -24,6 +24,8 @@ fn main() {
     let socket = &config.control.socket;
     let out = &mut io::stdout();
     match cli.command {
+        Some(Command::Doctor { json }) => exit(ops::doctor::run(&config, json, out)),
+        Some(Command::Locks { json }) => exit(ops::locks::run(&config, json, out)),
         Some(Command::StepDown(Named { name, wait })) => {
             exit(ops::steer::one(socket, &name, Deed::StepDown, wait.into(), out));
         }

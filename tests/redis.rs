@@ -46,5 +46,7 @@ mod answers;
 mod bids;
 #[path = "redis/connection.rs"]
 mod connection;
+#[path = "redis/tools.rs"]
+mod tools;
 #[path = "redis/wakes.rs"]
 mod wakes;

@@ -295,6 +295,37 @@ impl Local {
     }
 }
 
+/// A lock of the directory that somebody has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holding {
+    pub name: String,
+    pub value: String,
+    pub token: u64,
+    pub holder: Holder,
+}
+
+/// The locks of `directory` that somebody has now, by name.
+///
+/// # Errors
+/// When the directory or one of its lock files cannot be read.
+pub fn holders(directory: &Path) -> io::Result<Vec<Holding>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".lock")) else {
+            continue;
+        };
+        let file = File::open(&path)?;
+        // For an instant a standby may find it taken: it tries again.
+        if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
+            let Record { token, value, host, pid } = read_record(&file);
+            found.push(Holding { name: name.to_owned(), value, token, holder: Holder { host, pid } });
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
 fn held(record: &Record) -> Held {
     Held {
         value: record.value.clone().into_bytes(),

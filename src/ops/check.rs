@@ -170,7 +170,7 @@ fn line(out: &mut dyn Write, text: &str) -> io::Result<()> {
 }
 
 /// A paragraph broken at spaces; a word longer than a line stays whole, for it is a path to copy.
-fn wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
+pub fn wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
     let mut column = 0;
     for word in text.split(' ') {
         let width = word.chars().count();

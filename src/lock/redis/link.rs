@@ -158,7 +158,7 @@ pub(super) fn parse(url: &str, protocol: ProtocolVersion) -> Result<ConnectionIn
 }
 
 /// All replies in order; an error reply is a value among them.
-async fn all(
+pub(super) async fn all(
     con: &MultiplexedConnection,
     pipe: &Pipeline,
     limit: Duration,
@@ -170,7 +170,7 @@ async fn all(
     }
 }
 
-fn error_in(reply: &Value) -> Option<RedisError> {
+pub(super) fn error_in(reply: &Value) -> Option<RedisError> {
     if let Value::ServerError(error) = reply { Some(error.clone().into()) } else { None }
 }
 

@@ -13,6 +13,7 @@ mod registry;
 mod release;
 mod reply;
 mod scripts;
+pub mod survey;
 mod unwanted;
 
 pub use release::{ReleaseSpec, release_everywhere, releaser_main};
