@@ -106,7 +106,7 @@ fn try_run(config: &Config, json: bool, out: &mut dyn Write) -> io::Result<i32> 
 /// For each node its address, and what `look` found there.
 pub type Visited<T> = Vec<(String, Result<T, String>)>;
 
-/// Looks at all nodes at once; each is given [`LIMIT`].
+/// Looks at all nodes at once; a node that does not answer costs three seconds.
 pub async fn visit_all<T: Send + 'static, F>(
     redis: &RedisConfig,
     look: impl Fn(Visit, String) -> F + Clone + Send + 'static,
