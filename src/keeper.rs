@@ -3,7 +3,7 @@
 use crate::child::term_variables;
 use crate::clock;
 use crate::core::election::{Action, Election, GuardReport, HealthReport};
-use crate::core::event::Event;
+use crate::core::event::{Event, Role};
 use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
 use crate::core::spread::Spread;
@@ -482,7 +482,14 @@ impl Shell {
         events::log(&self.keeper.name, &self.keeper.shared.nodes, event);
         self.keeper.hooks.note(event);
         let at = clock::wall();
-        if let Some(reason) = events::news(event) {
+        if let Some(mut reason) = events::news(event) {
+            if let (Event::RoleChanged { to: Role::Cooldown, .. }, Some(last)) =
+                (event, &self.view.last_change)
+            {
+                // That the lock is free by now is not why this host stays out.
+                let cooldown = humantime::format_duration(self.keeper.election.cooldown());
+                reason = format!("{}; this host stays out of it for {cooldown}", last.reason);
+            }
             self.view.last_change = Some(LastChange { at, reason });
             self.stale_view = true;
         }
@@ -494,8 +501,11 @@ impl Shell {
             self.stale_view = true;
         }
         if let (Event::ChildExited { exit, .. }, Some(ends)) = (event, &self.ends) {
-            let by_itself = self.history.last_end().is_some_and(|end| end.reason == EndReason::Exited);
-            let failed = by_itself && !self.keeper.election.is_success(*exit);
+            let failed = match self.history.last_end().map(|end| end.reason) {
+                Some(EndReason::Exited) => !self.keeper.election.is_success(*exit),
+                Some(EndReason::Health) => true,
+                Some(_) | None => false,
+            };
             // With so many waiting, one line less in the log is no loss.
             let _ = ends.try_send(Ended { exit: *exit, failed });
         }

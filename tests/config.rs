@@ -283,9 +283,15 @@ fn a_wrong_value_is_told_with_what_would_be_right() {
         ),
         (
             "give_up_window = \"4s\"",
-            "t.toml:6:18: give_up_window 4s is too short: 5 failures, restart_delay 1s apart, take 4s, so the keeper \
-             would never be given up; use a longer window",
+            "t.toml:6:18: give_up_window 4s is too short: 5 failures, restart_delay 1s apart and doubling up to \
+             60s, take 15s, so the keeper would never be given up; use a longer window, fewer failures, or a smaller restart_delay_max",
         ),
+        (
+            "give_up_after = 20",
+            "t.toml:6:17: give_up_window 300s is too short: 20 failures, restart_delay 1s apart and doubling up to 60s, take \
+             843s, so the keeper would never be given up; use a longer window, fewer failures, or a smaller restart_delay_max",
+        ),
+        ("cooldown = \"0s\"", "t.toml:6:12: cooldown must be at least 1s"),
     ];
     for (line, answer) in table {
         assert_eq!(errors(&format!("{REDIS}{KEEPER}{line}")), answer, "{line}");
@@ -489,8 +495,9 @@ fn a_priority_is_this_hosts_own_or_a_table_and_the_keepers_replaces_the_one_in_d
 #[test]
 fn a_probe_has_one_question_and_defaults_for_the_rest() {
     let with = |lines: &str| read(&format!("{REDIS}{KEEPER}{lines}\n"));
-    let config =
-        with("health = { http = \"http://[::1]/a?b\" }\nready = { tcp = \"db:5432\", failures = 30 }");
+    let config = with(
+        "health = { http = \"http://[::1]/a?b\" }\nready = { tcp = \"db:5432\", failures = 30 }\ngive_up_window = \"1h\"",
+    );
     let keeper = &config.keepers[0];
     let socket = Socket { host: "::1".into(), port: 80 };
     let question = Question::Http(HttpTarget { socket, path_and_query: "/a?b".into() });
@@ -521,8 +528,10 @@ fn probes_too_slow_for_the_window_are_warned_of() {
     let config = read(&format!("{REDIS}{KEEPER}health = {{ tcp = \"a:1\", interval = \"30s\" }}\n"));
     assert_eq!(config.warnings.len(), 1);
     assert!(config.warnings[0].starts_with(
-        "t.toml:6:10: an unhealthy child is noticed after 90s, so 5 failures take 364s and do not fall into give_up_window 300s"
+        "t.toml:6:10: an unhealthy child is noticed after 90s, so 5 failures take 375s and do not fall into give_up_window 300s"
     ));
+    let config = read(&format!("{REDIS}{KEEPER}ready = {{ tcp = \"a:1\", timeout = \"25s\" }}\n"));
+    assert!(config.warnings[0].starts_with("t.toml:6:9: an unhealthy child is noticed after 75s"));
 }
 
 #[test]
@@ -1108,6 +1117,22 @@ fn no_file_is_written_by_two_keepers() {
     assert_eq!(errors(&own), format!("t.toml:10:10: {answer}"));
     let shared = format!("{REDIS}[defaults]\noutput = {{ file = \"/x\" }}\n{KEEPER}{two}");
     assert_eq!(errors(&shared), format!("t.toml:11:10: {answer}"));
+    assert_eq!(errors(&own.replacen("\"/x\"", "\"/a/../x\"", 1)), format!("t.toml:10:10: {answer}"));
+}
+
+#[test]
+fn no_file_is_what_another_is_rotated_to() {
+    let two = |a: &str, b: &str| {
+        let second =
+            format!("[[keeper]]\nname = \"j\"\ncommand = [\"true\"]\noutput = {{ file = \"{b}\" }}\n");
+        format!("{REDIS}{KEEPER}output = {{ file = \"{a}\", keep = 2 }}\n{second}")
+    };
+    assert_eq!(
+        errors(&two("/x.log", "/x.log.2")),
+        "t.toml:10:10: output file /x.log.2 of keeper \"j\" and /x.log of keeper \"k\": one is what the other is rotated to"
+    );
+    assert!(errors(&two("/x.log.5", "/x.log")).contains("is rotated to"));
+    assert_eq!(read(&two("/x.log", "/x.log.3")).keepers.len(), 2);
 }
 
 #[test]

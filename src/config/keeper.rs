@@ -4,13 +4,14 @@ use super::decode::Field;
 use super::report::{Place, Report, Source};
 use super::schema::RawKeeper;
 use super::{
-    HOOK_TIMEOUT_DEFAULT, Health, HooksConfig, KeeperConfig, OutputConfig, ProcessConfig, TTL_DEFAULT,
+    HOOK_TIMEOUT_DEFAULT, Health, HooksConfig, KeeperConfig, OutputConfig, Probe, ProcessConfig, TTL_DEFAULT,
 };
 use crate::core::preference::Preference;
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::timing::Timing;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,22 +44,55 @@ pub fn unique(keepers: &[RawKeeper], report: &mut Report) {
     }
 }
 
-/// No file for two keepers: each would rotate it away under the other. `defaults` counts for every keeper that has no output of its own.
+/// No file for two keepers, nor one that another rotates its own to: lines would be lost. `defaults` counts for every keeper that has
+/// no output of its own.
 pub fn own_files(keepers: &[RawKeeper], defaults: &RawKeeper, report: &mut Report) {
-    let mut files = BTreeMap::new();
+    let mut files: BTreeMap<PathBuf, (&str, u32)> = BTreeMap::new();
     for keeper in keepers {
         let name = keeper.name.given_value().map_or("?", String::as_str);
         let Field::Given(output) = keeper.output.clone().or(defaults.output.clone()) else { continue };
         let OutputConfig::File(file) = output.value else { continue };
-        match files.get(&file.path) {
-            None => drop(files.insert(file.path, name)),
-            Some(first) => {
+        let path = plain_path(&file.path);
+        let taken = files.iter().find(|(other, (_, keep))| {
+            path == **other
+                || rotated_from(&path).is_some_and(|(from, n)| from == **other && n <= *keep)
+                || rotated_from(other).is_some_and(|(from, n)| from == path && n <= file.keep)
+        });
+        match taken {
+            None => drop(files.insert(path, (name, file.keep))),
+            Some((other, (first, _))) if *other == path => {
                 let path = file.path.display();
                 let why = format!("output file {path} of keeper \"{name}\" is taken by keeper \"{first}\"");
                 report.error(&output.place, why);
             }
+            Some((other, (first, _))) => {
+                let why = format!(
+                    "output file {} of keeper \"{name}\" and {} of keeper \"{first}\": one is what the other is rotated to",
+                    path.display(),
+                    other.display()
+                );
+                report.error(&output.place, why);
+            }
         }
     }
+}
+
+/// Without `.` and `..`, as far as that can be known without looking at the disk.
+fn plain_path(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(plain.pop()),
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// `FILE.3` is FILE and 3.
+fn rotated_from(path: &Path) -> Option<(PathBuf, u32)> {
+    Some((path.with_extension(""), path.extension()?.to_str()?.parse().ok()?))
 }
 
 /// `None` when something has been reported. `lock_ttl` is what counts when neither the keeper nor `[defaults]` has one.
@@ -205,9 +239,13 @@ fn hooks(raw: &RawKeeper) -> HooksConfig {
 
 /// A child that never gets healthy must fail often enough within the window, or a sick host keeps it for ever.
 fn warn_of_endless_illness(raw: &RawKeeper, rules: &RestartRules, report: &mut Report) {
-    let Some(place) = raw.health.place() else { return };
-    let Some(patience) = raw.health.given_value().map(Health::patience) else { return };
-    let failures_take = (patience + rules.delay).saturating_mul(rules.give_up_after - 1);
+    let ready = raw.ready.given_value().map(Probe::patience);
+    let health = raw.health.given_value().map(Health::patience);
+    let Some(place) = raw.health.place().or(raw.ready.place()) else { return };
+    // One that gets ready only just in time, and then is never healthy.
+    let patience = ready.unwrap_or_default() + health.unwrap_or_default();
+    let failures_take =
+        patience.saturating_mul(rules.give_up_after - 1).saturating_add(rules.crash_loop_lasts());
     if rules.policy != RestartPolicy::Never && failures_take >= rules.give_up_window {
         let why = format!(
             "an unhealthy child is noticed after {patience:?}, so {} failures take {failures_take:?} and do not fall into \
@@ -246,14 +284,15 @@ fn restart(raw: &RawKeeper, report: &mut Report) -> Option<RestartRules> {
         report.error(at, why);
         return None;
     }
-    let failures_take = rules.delay.saturating_mul(rules.give_up_after - 1);
+    let failures_take = rules.crash_loop_lasts();
     if rules.policy != RestartPolicy::Never && failures_take >= rules.give_up_window {
         let keys = [raw.give_up_window.place(), raw.give_up_after.place(), raw.restart_delay.place()];
         let at = keys.into_iter().flatten().next()?; // the built-in ones agree
         let why = format!(
-            "give_up_window {:?} is too short: {} failures, restart_delay {:?} apart, take {failures_take:?}, so the \
-             keeper would never be given up; use a longer window",
-            rules.give_up_window, rules.give_up_after, rules.delay
+            "give_up_window {:?} is too short: {} failures, restart_delay {:?} apart and doubling up to {:?}, take \
+             {failures_take:?}, so the keeper would never be given up; use a longer window, fewer failures, or a smaller \
+             restart_delay_max",
+            rules.give_up_window, rules.give_up_after, rules.delay, rules.delay_max
         );
         report.error(at, why);
         return None;

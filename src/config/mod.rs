@@ -134,9 +134,16 @@ impl Health {
     /// How long a child that is unhealthy from the start is left running.
     fn patience(&self) -> Duration {
         match self {
-            Health::Probe { probe, .. } => probe.interval.saturating_mul(probe.failures),
+            Health::Probe { probe, .. } => probe.patience(),
             Health::MaxSilence(most) => *most,
         }
+    }
+}
+
+impl Probe {
+    /// From the first question to the last of as many failures as it takes.
+    fn patience(&self) -> Duration {
+        self.interval.max(self.timeout).saturating_mul(self.failures)
     }
 }
 

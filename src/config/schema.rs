@@ -283,13 +283,13 @@ fn keeper_settings(table: &Table<'_>, report: &mut Report) -> RawKeeper {
         give_up_after: table
             .field("give_up_after", report, |item, report| number(item, 1, u32::MAX.into(), report)),
         give_up_window: table.field("give_up_window", report, positive),
-        cooldown: table.field("cooldown", report, Item::duration),
+        cooldown: table.field("cooldown", report, values::a_second_or_more),
         on_acquired: table.field("on_acquired", report, command),
         on_lost: table.field("on_lost", report, command),
         hook_timeout: table.field("hook_timeout", report, positive),
         output: table.field("output", report, values::output),
         priority: table.field("priority", report, values::priority),
-        hold: table.field("hold", report, values::hold),
+        hold: table.field("hold", report, values::a_second_or_more),
         health: table.field("health", report, health::health),
         ready: table.field("ready", report, health::ready),
     }

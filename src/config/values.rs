@@ -186,10 +186,10 @@ pub fn priority(item: &Item<'_>, report: &mut Report) -> Option<Priorities> {
     good.then_some(Priorities::ByHost(hosts))
 }
 
-/// Shorter, and a keeper would be on the move more than it runs.
-pub fn hold(item: &Item<'_>, report: &mut Report) -> Option<Duration> {
-    let hold = item.duration(report)?;
-    if hold < Duration::from_secs(1) { item.refuse(report, "must be at least 1s") } else { Some(hold) }
+/// For spans in which a keeper would be on the move more than it runs.
+pub fn a_second_or_more(item: &Item<'_>, report: &mut Report) -> Option<Duration> {
+    let span = item.duration(report)?;
+    if span < Duration::from_secs(1) { item.refuse(report, "must be at least 1s") } else { Some(span) }
 }
 
 pub fn signal(item: &Item<'_>, report: &mut Report) -> Option<Signal> {

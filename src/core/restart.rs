@@ -43,6 +43,19 @@ impl Default for RestartRules {
     }
 }
 
+impl RestartRules {
+    /// How long a child that fails at once takes to fail `give_up_after` times: what must fall into the window.
+    pub fn crash_loop_lasts(&self) -> Duration {
+        let mut backoff = self.backoff();
+        (1..self.give_up_after).fold(Duration::ZERO, |sum, _| sum.saturating_add(backoff.next_delay()))
+    }
+
+    fn backoff(&self) -> Backoff {
+        let first = self.delay.max(Duration::from_millis(1));
+        Backoff::new(first, self.delay_max.max(first))
+    }
+}
+
 /// How a main process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Exit {
@@ -83,8 +96,7 @@ pub struct Restarts {
 
 impl Restarts {
     pub fn new(rules: RestartRules) -> Self {
-        let first = rules.delay.max(Duration::from_millis(1));
-        let backoff = Backoff::new(first, rules.delay_max.max(first));
+        let backoff = rules.backoff();
         Restarts { rules, backoff, failures: VecDeque::new(), total: 0 }
     }
 
@@ -133,6 +145,10 @@ impl Restarts {
             RestartPolicy::OnFailure => !success,
             RestartPolicy::Never => false,
         };
+        if !wanted && ending == Ending::Unhealthy {
+            // It was not done: held without a child, it would be done nowhere.
+            return Verdict::GiveUp { failures: 1 };
+        }
         if !wanted {
             return Verdict::Finished;
         }

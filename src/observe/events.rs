@@ -2,7 +2,7 @@
 
 use crate::core::event::{Command, ElectionOutcome, Event, Reason, Role, Said};
 use crate::core::lease::NodeId;
-use crate::core::restart::Exit;
+use crate::core::restart::{Ending, Exit};
 use crate::core::round::ExtensionOutcome;
 use crate::observe::status::role_name;
 use std::fmt::Write;
@@ -27,7 +27,7 @@ pub fn log(keeper: &str, nodes: &[String], event: &Event) {
             tracing::info!(keeper, ran_ms, "child ended: {}", say_exit(*exit));
         }
         Event::RestartBegins { reason: Reason::Unhealthy(why) } => {
-            tracing::warn!(keeper, "the child is unhealthy and is restarted within the term: {why}");
+            tracing::warn!(keeper, "the child is unhealthy and is stopped: {why}");
         }
         Event::RestartBegins { reason } => {
             tracing::info!(keeper, "the child is restarted within the term: {}", say_reason(reason));
@@ -131,6 +131,9 @@ fn log_role(keeper: &str, nodes: &[String], event: &Event) {
 pub fn news(event: &Event) -> Option<String> {
     match event {
         Event::RoleChanged { reason, .. } | Event::RestartBegins { reason } => Some(say_reason(reason)),
+        Event::ChildExited { exit, ending: Ending::ByItself, .. } => {
+            Some(format!("the child ended: {}", say_exit(*exit)))
+        }
         Event::HostUnfit { why } => Some(say_reason(&Reason::Unfit(why.clone()))),
         Event::HostFit => Some("this host is fit to run it".into()),
         Event::Elected { .. }

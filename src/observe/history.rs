@@ -4,6 +4,7 @@ use crate::core::event::{Command, Event, Reason, Role};
 use crate::core::lease::FencingToken;
 use crate::core::restart::{Ending, Exit};
 use crate::core::time::WallTime;
+use crate::observe::events::say_reason;
 use std::collections::VecDeque;
 
 /// Older ones are forgotten.
@@ -129,6 +130,8 @@ pub struct Run {
     pub started: WallTime,
     /// Absent while it runs.
     pub end: Option<End>,
+    /// Of a start that failed: at which step, and why.
+    pub detail: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,7 +164,13 @@ impl History {
     pub fn note(&mut self, event: &Event, now: WallTime) -> bool {
         match event {
             Event::ChildStarted { pid, token } => {
-                self.push(Run { token: Some(*token), pid: Some(*pid), started: now, end: None });
+                self.push(Run {
+                    token: Some(*token),
+                    pid: Some(*pid),
+                    started: now,
+                    end: None,
+                    detail: None,
+                });
                 true
             }
             Event::ChildExited { exit, ending, .. } => self.end(now, Some(*exit), (*ending).into()),
@@ -172,9 +181,9 @@ impl History {
                 false
             }
             Event::RoleChanged { to: Role::SteppingDown, reason, token, .. } => {
-                let Some(reason) = EndReason::of(reason) else { return false };
-                self.ending = Some(reason);
-                self.stepping_down(reason, *token, now)
+                let Some(end) = EndReason::of(reason) else { return false };
+                self.ending = Some(end);
+                self.stepping_down(end, *token, now, || say_reason(reason).into())
             }
             Event::RoleChanged { .. }
             | Event::Elected { .. }
@@ -192,10 +201,16 @@ impl History {
         }
     }
 
-    fn stepping_down(&mut self, reason: EndReason, token: Option<FencingToken>, now: WallTime) -> bool {
+    fn stepping_down(
+        &mut self,
+        reason: EndReason,
+        token: Option<FencingToken>,
+        now: WallTime,
+        detail: impl FnOnce() -> Box<str>,
+    ) -> bool {
         if reason.is_failed_start() {
             let end = Some(End { at: now, exit: None, reason });
-            self.push(Run { token, pid: None, started: now, end });
+            self.push(Run { token, pid: None, started: now, end, detail: Some(detail()) });
             return true;
         }
         // The failure that was one too many has ended already.

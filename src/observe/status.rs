@@ -112,6 +112,9 @@ pub struct Run {
     pub code: Option<i32>,
     pub signal: Option<i32>,
     pub reason: Option<String>,
+    /// Of a start that failed: at which step, and why.
+    #[serde(default)]
+    pub detail: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -194,6 +197,7 @@ fn run(run: &history::Run) -> Run {
         code,
         signal,
         reason: run.end.map(|end| end.reason.name().to_owned()),
+        detail: run.detail.as_deref().map(str::to_owned),
     }
 }
 

@@ -12,6 +12,8 @@ use tokio::net::UnixStream;
 /// Exit code: no daemon answers.
 pub const EXIT_NOT_RUNNING: i32 = 3;
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Without a piece for this long, whoever listens may look whether anybody still listens to him.
+const QUIET: Duration = Duration::from_secs(1);
 /// 5,000 keepers with 20 runs each need about 25 MiB.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// Of an answer that says no.
@@ -73,7 +75,8 @@ pub async fn post(socket: &Path, path: &str) -> Result<Verdict, ClientError> {
     tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(bad("no answer in 10 s".into())))
 }
 
-/// `GET path`, for an answer without end: `take` is given each piece, and stops it by an error.
+/// `GET path`, for an answer without end: `take` is given each piece, and an empty one now and then while there is none; it stops it by
+/// an error.
 ///
 /// # Errors
 /// When no daemon answers, or not with a 200; [`ClientError::Ended`] when it ends. `Ok` holds the error of `take`.
@@ -85,14 +88,16 @@ pub async fn listen<E>(
     let bad = |what: &str| ClientError::BadAnswer { path: socket.to_owned(), what: what.to_owned() };
     let opened = tokio::time::timeout(TIMEOUT, open(socket, path)).await;
     let mut body = opened.unwrap_or_else(|_| Err(bad("no answer in 10 s")))?;
-    while let Some(Ok(frame)) = body.frame().await {
-        if let Some(piece) = frame.data_ref()
-            && let Err(error) = take(piece)
-        {
+    loop {
+        let piece = match tokio::time::timeout(QUIET, body.frame()).await {
+            Err(_) => Bytes::new(),
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            Ok(Some(Err(_)) | None) => return Err(ClientError::Ended),
+        };
+        if let Err(error) = take(&piece) {
             return Ok(error);
         }
     }
-    Err(ClientError::Ended)
 }
 
 /// The body of an answer with 200.

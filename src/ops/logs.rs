@@ -6,6 +6,7 @@ use crate::observe::plain::plain;
 use crate::observe::status::{HeardLine, Keeper};
 use crate::output::escaped;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Prints the lines; the exit code.
@@ -37,6 +38,9 @@ fn try_run(
     let mut partial = Vec::new();
     let path = format!("/v1/keepers/{name}/logs?follow");
     let ended = runtime.block_on(client::listen(socket, &path, |piece| {
+        if piece.is_empty() && !somebody_reads() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         partial.extend_from_slice(piece);
         while let Some(end) = partial.iter().position(|byte| *byte == b'\n') {
             let line = serde_json::from_slice(&partial[..end]).map_err(io::Error::from)?;
@@ -47,6 +51,14 @@ fn try_run(
     }))?;
     // Whoever read us has read enough.
     if ended.kind() == io::ErrorKind::BrokenPipe { Ok(0) } else { Err(ended.into()) }
+}
+
+/// Whether stdout leads anywhere still: a pipe that nobody reads any more would be noticed at the next line only.
+fn somebody_reads() -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let stdout = io::stdout();
+    let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    poll(&mut asked, PollTimeout::ZERO).is_err() || !asked[0].any().unwrap_or(false)
 }
 
 /// The lines that the daemon has kept, oldest first.

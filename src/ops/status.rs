@@ -139,7 +139,12 @@ fn say_why(keeper: &Keeper) -> String {
             _ => "; held by a client that is not keeperd".to_owned(),
         },
     };
-    format!("{why}{holder}")
+    let restarts = match keeper.restarts {
+        0 => String::new(),
+        1 => "; restarted once".to_owned(),
+        many => format!("; restarted {many} times"),
+    };
+    format!("{why}{holder}{restarts}")
 }
 
 fn print_history(keeper: &Keeper, out: &mut dyn Write) -> io::Result<()> {
@@ -158,6 +163,9 @@ fn print_history(keeper: &Keeper, out: &mut dyn Write) -> io::Result<()> {
             say_exit(run),
             run.reason.as_deref().unwrap_or("runs"),
         )?;
+        if let Some(detail) = &run.detail {
+            writeln!(out, "    {}", plain(detail))?;
+        }
     }
     Ok(())
 }

@@ -202,9 +202,16 @@ impl Writer {
         let length = (gap.len() + bytes.len()) as u64;
         let mut open = self.current()?;
         if open.size > 0 && open.size + length > self.output.max_size {
-            drop(open);
-            rotate(&self.output.path, self.output.keep)?;
-            open = Open::at(&self.output.path)?;
+            match rotate(&self.output.path, self.output.keep) {
+                Ok(()) => open = Open::at(&self.output.path)?,
+                Err(error) => {
+                    // Something stands in the way of the older files: the latest lines are worth more than these.
+                    let (keeper, path) = (&*self.keeper, self.output.path.display());
+                    tracing::warn!(keeper, %path, error, "output cannot be rotated: the file begins anew without older ones");
+                    open.file.set_len(0)?;
+                    open.size = 0;
+                }
+            }
         }
         // In the file's own order: first what is missing, then what came after.
         let written = open.file.write_all(&gap).and_then(|()| open.file.write_all(bytes));
@@ -255,18 +262,20 @@ fn note(lost: u64) -> Vec<u8> {
 }
 
 /// `path` becomes `path.1`, that one `path.2`, and so on; what would be number `keep` + 1 is gone.
-fn rotate(path: &Path, keep: u32) -> io::Result<()> {
-    let done = |moved: io::Result<()>| match moved {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+fn rotate(path: &Path, keep: u32) -> Result<(), String> {
+    let done = |moved: io::Result<()>, to: &Path| match moved {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", to.display())),
         Ok(()) | Err(_) => Ok(()),
     };
     if keep == 0 {
-        return done(std::fs::remove_file(path));
+        return done(std::fs::remove_file(path), path);
     }
     for n in (1..keep).rev() {
-        done(std::fs::rename(numbered(path, n), numbered(path, n + 1)))?;
+        let to = numbered(path, n + 1);
+        done(std::fs::rename(numbered(path, n), &to), &to)?;
     }
-    done(std::fs::rename(path, numbered(path, 1)))
+    let to = numbered(path, 1);
+    done(std::fs::rename(path, &to), &to)
 }
 
 fn numbered(path: &Path, n: u32) -> PathBuf {
@@ -329,6 +338,17 @@ mod tests {
         assert_eq!(read(&numbered(&path, 1)), written("line 4") + &written("line 5"));
         assert_eq!(read(&numbered(&path, 2)), written("line 2") + &written("line 3"));
         assert!(!numbered(&path, 3).exists());
+    }
+
+    #[test]
+    fn what_cannot_be_rotated_begins_anew_with_the_latest_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("k.log");
+        std::fs::create_dir(numbered(&path, 1)).expect("ours");
+        let mut writer = writer(&path, 100, 1);
+        (0..5).for_each(|n| writer.write(&batch(format!("line {n}").as_bytes())));
+        assert_eq!(read(&path), written("line 4"));
+        assert_eq!(writer.lost_in_all.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -46,9 +46,10 @@ const PARTIAL_AFTER: Duration = Duration::from_millis(500);
 const RETRY_AFTER: Duration = Duration::from_millis(5);
 /// When the child has ended, what it left in a pipe is read first: as much as the pipe holds. A grandchild may go on writing for ever.
 const LEFT_MAX: usize = 256 * 1024;
-/// Of a child that failed, in the log: the last lines, and of each the beginning.
-const LAST_WORDS: usize = 5;
+/// Of a child that failed, in the log: the last lines, of each the beginning, and no more of them than one line of a log may hold.
+const LAST_WORDS: usize = 200;
 const LAST_WORDS_BYTES: usize = 200;
+const LAST_WORDS_BYTES_ALL: usize = 16 * 1024;
 /// After the end of the streams, for what still waits for its sink.
 const DELIVERY_MAX: Duration = Duration::from_secs(2);
 
@@ -130,11 +131,20 @@ impl Lines {
     }
 
     fn run_ended(&mut self, end: Ended) {
-        let last: Vec<String> = self.last.drain(..).map(|line| beginning(&line.bytes)).collect();
+        let mut room = LAST_WORDS_BYTES_ALL;
+        let newest = self.last.drain(..).rev().map(|line| beginning(&line.bytes));
+        let mut last: Vec<String> = newest
+            .take_while(|line| {
+                let fits = line.len() <= room;
+                room = room.saturating_sub(line.len());
+                fits
+            })
+            .collect();
+        last.reverse();
         if end.failed && !last.is_empty() {
             let (keeper, token) = (&*self.outlet.name, self.token.0);
             let (how, last) = (say_exit(end.exit), last.join(" | "));
-            tracing::info!(keeper, token, "child failed ({how}), it wrote last: {last}");
+            tracing::warn!(keeper, token, "child failed ({how}), it wrote last: {last}");
         }
     }
 

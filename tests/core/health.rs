@@ -4,7 +4,9 @@ use keeperd::core::election::{Action, GuardReport, ProbeNumber, Probed};
 use keeperd::core::event::{Command, Event, Reason, Role};
 use keeperd::core::lease::FencingToken;
 use keeperd::core::request::{Answer, LookAnswer};
-use keeperd::core::restart::{Ending, Exit, RestartPolicy, RestartRules};
+use keeperd::core::restart::{Ending, Exit, RestartPolicy, RestartRules, Restarts, Verdict};
+use keeperd::core::rng::{Rng, Seed};
+use keeperd::core::time::Instant;
 use std::time::Duration;
 
 const TERM: Exit = Exit::Signal(15);
@@ -80,6 +82,39 @@ fn a_child_that_stays_unhealthy_is_given_up_and_the_host_cools_down() {
     world.guard(GuardReport::TreeDead { killed: 0, last: true });
     answer_releases(&mut world);
     assert_eq!(world.role(), Role::Cooldown);
+}
+
+#[test]
+fn a_child_that_is_never_restarted_goes_to_another_host_when_it_is_unhealthy() {
+    let mut world = World::leading_with(RestartRules { policy: RestartPolicy::Never, ..quick() });
+    falls_ill(&mut world);
+    assert_eq!(world.last_reason(), Some(&Reason::GaveUp { failures: 1 }));
+    world.guard(GuardReport::TreeDead { killed: 0, last: true });
+    answer_releases(&mut world);
+    assert_eq!(
+        world.role(),
+        Role::Cooldown,
+        "it was not done, and must not be held without a child for ever"
+    );
+}
+
+#[test]
+fn what_the_configuration_counts_as_a_crash_loop_gives_up() {
+    for (give_up_after, delay, delay_max) in [(5, 1000, 60_000), (20, 10, 40), (2, 500, 500), (1, 1000, 1000)]
+    {
+        let rules = RestartRules { give_up_after, delay: ms(delay), delay_max: ms(delay_max), ..quick() };
+        let rules = RestartRules { give_up_window: rules.crash_loop_lasts() + ms(1), ..rules };
+        let mut restarts = Restarts::new(rules);
+        let (mut now, mut rng) = (Instant::default() + ms(1), Rng::new(Seed(1)));
+        let verdicts = (1..=give_up_after).map(|_| {
+            let verdict = restarts.decide(now, Ending::ByItself, Exit::Code(1), Duration::ZERO, &mut rng);
+            if let Verdict::Restart { at } = verdict {
+                now = at;
+            }
+            verdict
+        });
+        assert_eq!(verdicts.last(), Some(Verdict::GiveUp { failures: give_up_after }));
+    }
 }
 
 #[test]

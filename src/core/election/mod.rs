@@ -353,6 +353,11 @@ impl Election {
         }
     }
 
+    /// How long this host stays out after it gave up.
+    pub fn cooldown(&self) -> Duration {
+        self.cx.restarts.rules().cooldown
+    }
+
     pub fn timing(&self) -> &Timing {
         &self.cx.settings.timing
     }
