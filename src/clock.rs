@@ -2,6 +2,7 @@
 
 use crate::core::time::{Instant, Now, WallTime};
 use nix::time::{ClockId, clock_gettime};
+use std::time::Duration;
 
 /// `CLOCK_BOOTTIME`.
 ///
@@ -22,4 +23,9 @@ pub fn wall() -> WallTime {
 
 pub fn now() -> Now {
     Now { boot: boot(), wall: wall() }
+}
+
+/// Processor time of this process, all threads.
+pub fn cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

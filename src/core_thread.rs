@@ -154,7 +154,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     let shown = Rc::clone(&shared);
     let show_nodes = async move {
         loop {
-            shown.board.try_put_nodes(shown.engine.status());
+            shown.board.try_put_nodes(shown.engine.status(), clock::boot());
             tokio::time::sleep(NODES_SHOWN_EVERY).await;
         }
     };

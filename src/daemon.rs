@@ -2,17 +2,20 @@
 //!
 //! This is the edge thread: signals, HTTP, the children's output, systemd. Whatever it does, the core thread goes on.
 
-use crate::config::Config;
+use crate::config::{Config, HttpConfig, LockConfig};
 use crate::core::event::Command;
 use crate::core_thread::{self, Order, Start};
 use crate::guard::{ChildSpec, LastResort, cgroup};
 use crate::health::{self, Watch};
 use crate::hooks::{self, Runner, Runners};
 use crate::keeper::first_view;
-use crate::observe::api::Api;
+use crate::lock::NodeStatus;
+use crate::observe::api::{Api, Outlets};
 use crate::observe::board::Board;
 use crate::observe::http::{self, Bound, OwnSocket};
 use crate::observe::log::{Format, LogQueue};
+use crate::observe::series::Series;
+use crate::observe::web::Web;
 use crate::output::{self, Journal, Outlet, Sinks, TermOutput};
 use crate::{clock, systemd};
 use nix::sys::signal::SigSet;
@@ -61,8 +64,8 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     }
     let host: Arc<str> = config.host.as_str().into();
     let socket = config.control.socket.clone();
-    let views = config.keepers.iter().map(|keeper| first_view(&keeper.name, clock::wall())).collect();
-    let board = Board::new(views);
+    let http = config.http.clone();
+    let board = first_board(&config);
     let (orders, for_core) = mpsc::channel(ORDERS);
     let (outputs, new_outputs) = mpsc::channel(OUTPUTS);
     let outlets = open_outlets(&config, log, format)?;
@@ -99,8 +102,19 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
         let _ = ended.send(core_thread::run(start));
     })?;
     let hooks = runners.into_iter().flatten().collect();
-    let edge =
-        Edge { hooks, watches, host, socket, board, orders, new_outputs, outlets, log: log.clone(), end };
+    let edge = Edge {
+        hooks,
+        watches,
+        host,
+        socket,
+        http,
+        board,
+        orders,
+        new_outputs,
+        outlets,
+        log: log.clone(),
+        end,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(edge.run());
     if core.join().is_err() {
@@ -109,6 +123,19 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
     }
     runtime.shutdown_timeout(LAST_WORDS);
     result
+}
+
+/// All that is configured, before any of it has been heard of.
+fn first_board(config: &Config) -> Arc<Board> {
+    let keepers = config.keepers.iter().map(|keeper| {
+        let view = first_view(&keeper.name, keeper.timing.ttl(), clock::wall());
+        (view, Series::new(keeper.process.stop_signal))
+    });
+    let nodes: Vec<String> = match &config.lock {
+        LockConfig::Redis(redis) => redis.nodes.iter().map(ToString::to_string).collect(),
+        LockConfig::Local(local) => vec![local.directory.display().to_string()],
+    };
+    Board::new(keepers, nodes.into_iter().map(NodeStatus::unheard).collect())
 }
 
 /// The edge's end of the probes, and one for each keeper on the core thread.
@@ -132,6 +159,7 @@ struct Edge {
     watches: Vec<Watch>,
     host: Arc<str>,
     socket: PathBuf,
+    http: Option<HttpConfig>,
     board: Arc<Board>,
     orders: mpsc::Sender<Order>,
     new_outputs: mpsc::Receiver<TermOutput>,
@@ -142,14 +170,23 @@ struct Edge {
 
 impl Edge {
     async fn run(self) -> io::Result<()> {
-        let Edge { hooks, watches, host, socket, board, orders, new_outputs, outlets, log, mut end } = self;
+        let Edge { hooks, watches, host, socket, http, board, orders, new_outputs, outlets, log, mut end } =
+            self;
         let mut signals = watch_signals()?;
         for watch in watches {
             tokio::spawn(watch.run());
         }
         let streams = tokio::spawn(read_output(new_outputs));
         let hooks = Runners::start(hooks);
-        let api = Api::new(Arc::clone(&board), Arc::clone(&host), &outlets, orders.clone());
+        let by_name = |outlet: &Arc<Outlet>| (Arc::clone(&outlet.name), Arc::clone(outlet));
+        let named: Arc<Outlets> = Arc::new(outlets.iter().map(by_name).collect());
+        if let Some(HttpConfig { listen }) = http {
+            let web = Web::new(Arc::clone(&board), Arc::clone(&host), Arc::clone(&named));
+            tokio::spawn(http::listen_and_serve(listen, move |request| {
+                std::future::ready(web.respond(&request))
+            }));
+        }
+        let api = Api::new(Arc::clone(&board), Arc::clone(&host), named, orders.clone());
         let control = Control { socket, api };
         let mut serving = Serving::default();
         control.try_open(&mut serving).await;
@@ -231,7 +268,11 @@ impl Control {
                 if serving.is_waiting() {
                     tracing::info!(%path, "the control socket is ours now");
                 }
-                tokio::spawn(http::serve(listener, self.api.clone()));
+                let api = self.api.clone();
+                tokio::spawn(http::serve(listener, move |request| {
+                    let api = api.clone();
+                    async move { api.respond(&request).await }
+                }));
                 Serving::Ours(socket)
             }
             Ok(Bound::Taken(_)) if serving.is_waiting() => Serving::Waiting,

@@ -17,6 +17,7 @@ use crate::lock::{Ask, Engine, KeeperId};
 use crate::observe::board::{Board, HolderView, KeeperView, LastChange};
 use crate::observe::events;
 use crate::observe::history::{EndReason, History};
+use crate::observe::series::Recorder;
 use crate::output::{Ended, Outlet, TermOutput};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -125,6 +126,7 @@ struct Shell {
     slot: Slot,
     view: KeeperView,
     history: History,
+    recorder: Recorder,
     /// How the main process ended last.
     ended: Option<guard::Exit>,
     /// Tells the edge how the main processes of this term end.
@@ -135,12 +137,14 @@ struct Shell {
 
 impl Shell {
     fn new(keeper: Keeper) -> Self {
-        let view = first_view(&keeper.name, clock::wall());
+        let view = first_view(&keeper.name, keeper.election.timing().ttl(), clock::wall());
+        let recorder = Recorder::new(keeper.shared.board.series(keeper.place));
         Shell {
             keeper,
             slot: Slot::Empty,
             view,
             history: History::default(),
+            recorder,
             ended: None,
             ends: None,
             stale_view: true,
@@ -481,7 +485,9 @@ impl Shell {
     fn note(&mut self, event: &Event) {
         events::log(&self.keeper.name, &self.keeper.shared.nodes, event);
         self.keeper.hooks.note(event);
-        let at = clock::wall();
+        let now = clock::now();
+        self.recorder.note(event, now);
+        let at = now.wall;
         if let Some(mut reason) = events::news(event) {
             if let (Event::RoleChanged { to: Role::Cooldown, .. }, Some(last)) =
                 (event, &self.view.last_change)
@@ -564,10 +570,11 @@ async fn from_guard(slot: &mut Slot) -> Input {
 }
 
 /// The view of a keeper before it has run.
-pub fn first_view(name: &str, since: WallTime) -> KeeperView {
+pub fn first_view(name: &str, ttl: Duration, since: WallTime) -> KeeperView {
     KeeperView {
         name: name.to_owned(),
         role: crate::core::event::Role::Standby,
+        ttl,
         token: None,
         pid: None,
         valid_until: None,

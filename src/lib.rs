@@ -35,7 +35,7 @@
 //!   what it writes. `clock`: the only place that reads clocks.
 //! * `errand`, `hooks`: short commands of the daemon's own, under guards of their own; those that go with a term. `health`: probes.
 //! * `config`: from TOML to values that cannot be wrong; all mistakes at once, each with its place.
-//! * `observe`: log lines, status, control socket, made of the core's events and of nothing else. `systemd`: sd_notify.
+//! * `observe`: log lines, status, metrics, control socket and `[http]`, made of the core's events and of nothing else. `systemd`: sd_notify.
 //! * `cli`, `ops`: the command line and the commands that are not the daemon.
 //!
 //! # Invariants

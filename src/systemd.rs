@@ -35,7 +35,7 @@ pub async fn report(board: Arc<Board>) {
                 tokio::time::sleep(STATUS_EVERY).await;
             }
             _ = feed.tick() => {
-                if watchdog.is_some() && board.all_turn(clock::boot()) {
+                if watchdog.is_some() && board.late(clock::boot()).next().is_none() {
                     notify(&[NotifyState::Watchdog]);
                 }
             }

@@ -311,7 +311,16 @@ fn a_wrong_lock_or_top_level_is_told_with_what_would_be_right() {
             "t.toml:2:1: unknown key \"command\" in [defaults]; it belongs in [[keeper]]",
         ),
         ("host = \"a b\"", "t.toml:1:8: host must be 1 to 253 printable ASCII characters without spaces"),
-        ("http = { listen = \":1\" }", "t.toml:1:1: \"http\" in the top level is not built yet; remove it"),
+        (
+            "http = { listen = \":1\" }",
+            "t.toml:1:19: listen = \":1\" must be an IP address and a port such as \"127.0.0.1:9470\" or \"[::]:9470\"",
+        ),
+        ("[http]\nlisten = 9470", "t.toml:2:10: listen must be a string, not an integer"),
+        (
+            "[http]\nlisten = \"localhost:9470\"",
+            "t.toml:2:10: listen = \"localhost:9470\" must be an IP address and a port such as \"127.0.0.1:9470\" or \"[::]:9470\"",
+        ),
+        ("[http]\nport = 9470", "t.toml:2:1: unknown key \"port\" in [http]; it knows listen"),
         ("[lock]\nttls = 1", "t.toml:2:1: unknown key \"ttls\" in [lock]; did you mean \"ttl\"?"),
         (
             "[lock]\nfrobnicate = 1",

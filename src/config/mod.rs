@@ -29,6 +29,7 @@ use crate::env_file::EnvFile;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ pub struct Config {
     pub host: String,
     pub lock: LockConfig,
     pub control: ControlConfig,
+    pub http: Option<HttpConfig>,
     /// Where the journal takes entries.
     pub journal_socket: PathBuf,
     pub keepers: Vec<KeeperConfig>,
@@ -89,6 +91,13 @@ pub struct LocalConfig {
 pub struct ControlConfig {
     /// Its directory need not exist yet.
     pub socket: PathBuf,
+}
+
+/// Metrics, health and the page, for reading only.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HttpConfig {
+    /// Port 0: any that is free.
+    pub listen: SocketAddr,
 }
 
 #[derive(Clone, PartialEq, Debug)]

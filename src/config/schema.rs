@@ -10,6 +10,7 @@ use crate::core::restart::RestartPolicy;
 use crate::env_file::EnvFile;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use toml::de::DeTable;
 
 static TOP: Shape = Shape {
     title: "the top level",
-    keys: &["host", "include", "lock", "control", "defaults", "keeper"],
-    not_built: &["http"],
+    keys: &["host", "include", "lock", "control", "http", "defaults", "keeper"],
+    not_built: &[],
 };
 static LOCK: Shape = Shape {
     title: "[lock]",
@@ -35,6 +36,7 @@ static LOCK: Shape = Shape {
     not_built: &["username", "password_file", "tls"],
 };
 static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"], not_built: &[] };
+static HTTP: Shape = Shape { title: "[http]", keys: &["listen"], not_built: &[] };
 const KEEPER_NOT_BUILT: &[&str] = &[];
 macro_rules! keeper_keys {
     ($($own:literal),*) => {
@@ -80,7 +82,7 @@ pub static LIMIT: Shape = Shape { title: "a limit", keys: &["soft", "hard"], not
 pub static OUTPUT: Shape = Shape { title: "output", keys: &["file", "max_size", "keep"], not_built: &[] };
 static INCLUDED: Shape =
     Shape { title: "an included file (it holds [[keeper]] tables only)", keys: &["keeper"], not_built: &[] };
-static SHAPES: &[&Shape] = &[&TOP, &LOCK, &CONTROL, &DEFAULTS, &KEEPER];
+static SHAPES: &[&Shape] = &[&TOP, &LOCK, &CONTROL, &HTTP, &DEFAULTS, &KEEPER];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Engine {
@@ -101,6 +103,7 @@ pub struct RawConfig {
     pub include: Vec<Located<String>>,
     pub lock: RawLock,
     pub socket: Field<PathBuf>,
+    pub listen: Field<SocketAddr>,
     pub defaults: RawKeeper,
     pub keepers: Vec<RawKeeper>,
 }
@@ -186,6 +189,10 @@ pub fn decode_main(root: &DeTable<'_>, source: &Arc<Source>, report: &mut Report
         lock: sub_table(&top, "lock", &LOCK, report).map(|t| lock(&t, report)).unwrap_or_default(),
         socket: match sub_table(&top, "control", &CONTROL, report) {
             Some(control) => control.field("socket", report, Item::path),
+            None => Field::Absent,
+        },
+        listen: match sub_table(&top, "http", &HTTP, report) {
+            Some(http) => http.field("listen", report, values::listen),
             None => Field::Absent,
         },
         defaults: sub_table(&top, "defaults", &DEFAULTS, report)
@@ -328,8 +335,8 @@ mod tests {
     fn every_known_key_is_in_the_manual_and_in_the_example() {
         let (manual, example) =
             (include_str!("../../config/README.md"), include_str!("../../config/keepers.toml"));
-        let titles = [TOP.title, LOCK.title, CONTROL.title, DEFAULTS.title, KEEPER.title];
-        for key in [&TOP, &LOCK, &CONTROL, &KEEPER].iter().flat_map(|shape| shape.keys) {
+        let titles = [TOP.title, LOCK.title, CONTROL.title, HTTP.title, DEFAULTS.title, KEEPER.title];
+        for key in [&TOP, &LOCK, &CONTROL, &HTTP, &KEEPER].iter().flat_map(|shape| shape.keys) {
             let is_table = titles.iter().any(|title| title.trim_matches(['[', ']']) == *key);
             if !is_table {
                 assert!(manual.contains(&format!("\n| `{key}` |")), "config/README.md has no row for {key}");
@@ -349,6 +356,7 @@ mod tests {
         let all = keys(&TOP, "")
             .chain(keys(&LOCK, "[lock]\n"))
             .chain(keys(&CONTROL, "[control]\n"))
+            .chain(keys(&HTTP, "[http]\n"))
             .chain(keys(&DEFAULTS, "[defaults]\n"))
             .chain(keys(&KEEPER, "[[keeper]]\n"));
         for (header, key) in all {

@@ -6,8 +6,8 @@ use super::report::{Place, Report, Source};
 use super::schema::{Engine, Quarantine, RawConfig, RawLock, RawNodes};
 use super::values::check_host;
 use super::{
-    Config, ControlConfig, Env, LocalConfig, LockConfig, NODES_MAX, NodeAddress, RedisConfig, RetryCount,
-    address, keeper, places,
+    Config, ControlConfig, Env, HttpConfig, LocalConfig, LockConfig, NODES_MAX, NodeAddress, RedisConfig,
+    RetryCount, address, keeper, places,
 };
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// The configuration to run. Of use only when nothing has been reported: what is wrong is replaced by something that fits the type.
 pub fn validate(raw: RawConfig, env: &Env, source: &Arc<Source>, report: &mut Report) -> Config {
-    let RawConfig { host: host_field, include: _, lock, socket, defaults, keepers: written } = raw;
+    let RawConfig { host: host_field, include: _, lock, socket, listen, defaults, keepers: written } = raw;
     let local = lock.engine.given_value() == Some(&Engine::Local);
     let overrides = Overrides::read(env, local, report);
     let ttl = overrides.ttl.clone().or(lock.ttl.clone());
@@ -37,6 +37,7 @@ pub fn validate(raw: RawConfig, env: &Env, source: &Arc<Source>, report: &mut Re
         },
         journal_socket: journal_socket(env, report),
         control: ControlConfig { socket: socket_path(socket, env, source, report) },
+        http: listen.value().map(|listen| HttpConfig { listen }),
         keepers,
         warnings: Vec::new(),
     }

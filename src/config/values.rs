@@ -11,6 +11,7 @@ use crate::env_file::EnvFile;
 use bytesize::ByteSize;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub fn nodes(item: &Item<'_>, report: &mut Report) -> Option<RawNodes> {
@@ -32,6 +33,21 @@ pub fn host(item: &Item<'_>, report: &mut Report) -> Option<String> {
     match check_host(&text) {
         Ok(()) => Some(text),
         Err(why) => item.refuse(report, why),
+    }
+}
+
+/// Names are not looked up: a daemon must not wait for a resolver to be seen.
+pub fn listen(item: &Item<'_>, report: &mut Report) -> Option<SocketAddr> {
+    let text = item.string(report)?;
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => item.refuse(
+            report,
+            format!(
+                "= {} must be an IP address and a port such as \"127.0.0.1:9470\" or \"[::]:9470\"",
+                quoted(&text)
+            ),
+        ),
     }
 }
 

@@ -23,12 +23,15 @@ const FOLLOWERS_MAX: usize = 16;
 /// The core thread answers in microseconds, unless its host was frozen.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Of all keepers, by their names.
+pub type Outlets = BTreeMap<Arc<str>, Arc<Outlet>>;
+
 /// What requests may look at and ask for.
 #[derive(Clone, Debug)]
 pub struct Api {
     board: Arc<Board>,
     host: Arc<str>,
-    outlets: Arc<BTreeMap<Arc<str>, Arc<Outlet>>>,
+    outlets: Arc<Outlets>,
     followers: Arc<Semaphore>,
     orders: mpsc::Sender<Order>,
 }
@@ -45,15 +48,8 @@ impl Answer {
 }
 
 impl Api {
-    pub fn new(
-        board: Arc<Board>,
-        host: Arc<str>,
-        outlets: &[Arc<Outlet>],
-        orders: mpsc::Sender<Order>,
-    ) -> Api {
-        let outlets = outlets.iter().map(|outlet| (Arc::clone(&outlet.name), Arc::clone(outlet))).collect();
-        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
-        Api { board, host, outlets: Arc::new(outlets), followers, orders }
+    pub fn new(board: Arc<Board>, host: Arc<str>, outlets: Arc<Outlets>, orders: mpsc::Sender<Order>) -> Api {
+        Api { board, host, outlets, followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)), orders }
     }
 
     pub async fn respond(&self, request: &Request<Incoming>) -> Response<Answer> {
@@ -205,14 +201,18 @@ impl Body for Answer {
     }
 }
 
-fn json(code: StatusCode, document: &impl serde::Serialize) -> Response<Answer> {
+pub(super) fn json(code: StatusCode, document: &impl serde::Serialize) -> Response<Answer> {
     let mut body = serde_json::to_vec_pretty(document).expect("documents are plain data");
     body.push(b'\n');
-    answer(code, "application/json", Either::Left(Full::new(Bytes::from(body))))
+    content(code, "application/json", body)
 }
 
-fn error(code: StatusCode, message: &str) -> Response<Answer> {
+pub(super) fn error(code: StatusCode, message: &str) -> Response<Answer> {
     json(code, &serde_json::json!({ "error": message }))
+}
+
+pub(super) fn content(code: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Answer> {
+    answer(code, kind, Either::Left(Full::new(body.into())))
 }
 
 fn answer(code: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Lines>) -> Response<Answer> {

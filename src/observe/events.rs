@@ -239,7 +239,7 @@ fn said_name(said: Said) -> &'static str {
     }
 }
 
-fn extension_name(outcome: ExtensionOutcome) -> &'static str {
+pub fn extension_name(outcome: ExtensionOutcome) -> &'static str {
     match outcome {
         ExtensionOutcome::Renewed => "renewed",
         ExtensionOutcome::Unknown => "unknown",

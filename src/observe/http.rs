@@ -1,18 +1,22 @@
-//! HTTP over the control socket: binding it, and its connections. What is answered stands in `api`.
+//! HTTP: binding the control socket and the port, and their connections. What is answered stands in `api` and `web`.
 
-use super::api::Api;
+use super::api::Answer;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, listen, socket};
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 /// Connections at a time; more wait in the socket's backlog.
@@ -26,6 +30,12 @@ const TURN_EVERY: Duration = Duration::from_millis(10);
 /// A client that does not finish its request in this time is sent away.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the answer that is on its way when a connection has lasted long enough.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of a request line and its headers together; more is answered with 431.
+const HEADERS_MAX_BYTES: usize = 16 * 1024;
+/// While the port is taken, or its address is not there yet.
+const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a control socket can be: ours, or taken by a living daemon.
 #[derive(Debug)]
@@ -110,43 +120,111 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
+/// Where connections come from.
+pub trait Listener {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn connection(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn connection(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn connection(&self) -> io::Result<Self::Stream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Serves `address` until dropped. One that cannot be had costs what is shown there, not the keepers.
+pub async fn listen_and_serve<R>(
+    address: SocketAddr,
+    respond: impl Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
+) where
+    R: Future<Output = Response<Answer>> + Send,
+{
+    let mut told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if !told => {
+                tracing::warn!(%address, %error, "no metrics and no page: [http] listen cannot be had; it is tried again");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    };
+    let address = listener.local_addr().unwrap_or(address);
+    tracing::info!(%address, "metrics and page are served");
+    serve(listener, respond).await;
+}
+
 /// Serves until dropped.
-pub async fn serve(listener: UnixListener, api: Api) {
+pub async fn serve<R>(
+    listener: impl Listener,
+    respond: impl Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
+) where
+    R: Future<Output = Response<Answer>> + Send,
+{
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        match listener.connection().await {
+            Ok(stream) => {
+                let respond = respond.clone();
+                tokio::spawn(async move {
+                    let _place = place;
+                    attend(stream, respond).await;
+                });
+            }
             Err(error) => {
                 // Out of descriptors: wait for some to come back.
-                tracing::warn!(%error, "control socket cannot accept");
+                tracing::warn!(%error, "no connection can be accepted");
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
             }
-        };
-        let api = api.clone();
-        tokio::spawn(async move {
-            let _place = place;
-            let follows = Arc::new(AtomicBool::new(false));
-            let told = Arc::clone(&follows);
-            let service = service_fn(move |request| {
-                let (api, told) = (api.clone(), Arc::clone(&told));
-                async move {
-                    let response = api.respond(&request).await;
-                    told.fetch_or(response.body().is_endless(), Ordering::Relaxed);
-                    Ok::<_, std::convert::Infallible>(response)
-                }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            // A client that goes away in the middle is its own affair; one that follows may stay.
-            while tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await.is_err()
-                && follows.load(Ordering::Relaxed)
-            {}
-        });
+        }
+    }
+}
+
+/// One connection, to its end.
+async fn attend<R>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    respond: impl Fn(Request<Incoming>) -> R + Clone + Send + Sync,
+) where
+    R: Future<Output = Response<Answer>> + Send,
+{
+    let follows = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        let response = respond(request);
+        let follows = &follows;
+        async move {
+            let response = response.await;
+            follows.fetch_or(response.body().is_endless(), Ordering::Relaxed);
+            Ok::<_, std::convert::Infallible>(response)
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADERS_MAX_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // A client that goes away in the middle is its own affair; one that follows may stay.
+    while tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await.is_err() {
+        if follows.load(Ordering::Relaxed) {
+            continue;
+        }
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(LAST_ANSWER_TIMEOUT, connection.as_mut()).await;
+        return;
     }
 }
 

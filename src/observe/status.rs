@@ -1,5 +1,6 @@
 //! The status document (DESIGN.md 2.5): names are a contract.
 
+use super::api::Outlets;
 use super::board::{Board, HolderView, KeeperView};
 use super::history;
 use crate::clock;
@@ -9,8 +10,6 @@ use crate::core::time::{Instant, WallTime};
 use crate::lock::NodeStatus;
 use crate::output::{self, Heard, Line, Outlet};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -35,6 +34,9 @@ pub struct Keeper {
     pub last_exit: Option<LastExit>,
     pub last_change: Option<LastChange>,
     pub holder: Option<Holder>,
+    /// Length of the lease; beyond the contract, which it leaves as it is.
+    #[serde(default)]
+    pub ttl_ms: u64,
     /// The last runs on this host, oldest first; beyond the contract, which it leaves as it is.
     #[serde(default)]
     pub history: Vec<Run>,
@@ -141,7 +143,7 @@ pub struct Node {
 }
 
 /// The document as of now.
-pub fn document(board: &Board, host: &str, outlets: &BTreeMap<Arc<str>, Arc<Outlet>>) -> Status {
+pub fn document(board: &Board, host: &str, outlets: &Outlets) -> Status {
     let now = clock::boot();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -177,6 +179,7 @@ fn keeper(view: KeeperView, output: Option<Output>, now: Instant) -> Keeper {
             .last_change
             .map(|change| LastChange { at: rfc3339(change.at), reason: change.reason }),
         holder: view.holder.map(|HolderView { host, pid, value }| Holder { host, pid, value }),
+        ttl_ms: millis(view.ttl),
         history: view.history.iter().map(run).collect(),
         output,
     }

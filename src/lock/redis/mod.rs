@@ -92,6 +92,21 @@ pub struct NodeStatus {
     pub dropped: u64,
 }
 
+impl NodeStatus {
+    /// Of a node that has not been heard of.
+    pub fn unheard(address: String) -> NodeStatus {
+        NodeStatus {
+            address,
+            state: NodeState::Connecting,
+            reason: None,
+            rtt: None,
+            quarantine_remaining: None,
+            tracking: false,
+            dropped: 0,
+        }
+    }
+}
+
 /// The nodes of a daemon. Lives on one thread, within a `LocalSet`; clones are handles to the same nodes.
 #[derive(Clone, Debug)]
 pub struct Nodes {
