@@ -4,6 +4,7 @@ mod client;
 mod daemon;
 mod fuzz;
 mod metrics;
+mod monitoring;
 mod page;
 mod routes;
 mod tools;
