@@ -2,10 +2,15 @@
 
 use crate::observe::log::Format;
 use crate::ops::steer::Manner;
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
+
+/// The configuration of the service.
+pub const CONFIG_DEFAULT: &str = "/etc/keeperd/keepers.toml";
 
 /// Exit code of a usage error, for every command.
 pub const EXIT_USAGE: i32 = 64;
@@ -24,9 +29,13 @@ pub struct Cli {
         global = true,
         value_name = "FILE",
         env = "KEEPERD_CONFIG",
-        default_value = "/etc/keeperd/keepers.toml"
+        default_value = CONFIG_DEFAULT
     )]
     pub config: PathBuf,
+
+    /// Control socket of the daemon to talk to [default: as the configuration says, else the usual places].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 
     /// text, json or journald [default: journald when stderr is the journal, else text]
     #[arg(long, global = true, value_name = "FORMAT")]
@@ -114,6 +123,12 @@ pub enum Command {
     /// Returns when all children are dead and all locks released, and says who has them then.
     #[command(after_help = "Example: keeperd drain && apt upgrade && keeperd resume --all")]
     Drain(Wait),
+    /// Print the script that lets a shell complete commands and options.
+    #[command(after_help = "Example: keeperd completions bash > /etc/bash_completion.d/keeperd")]
+    Completions { shell: Shell },
+    /// Print the manual page.
+    #[command(after_help = "Example: keeperd man > /usr/local/share/man/man1/keeperd.1")]
+    Man,
 }
 
 /// A command to one keeper.
@@ -148,10 +163,18 @@ impl Cli {
     /// # Errors
     /// The exit code of a process that has nothing more to do.
     pub fn from_arguments() -> Result<Cli, i32> {
-        Cli::try_parse().map_err(|error| {
+        Cli::try_parse().and_then(Cli::checked).map_err(|error| {
             // Nowhere to complain when the terminal is gone.
             let _ = error.print();
             if error.use_stderr() { EXIT_USAGE } else { 0 }
         })
+    }
+
+    fn checked(self) -> Result<Cli, clap::Error> {
+        if self.command.is_none() && self.socket.is_some() {
+            let why = "--socket is for commands to a running daemon; a daemon's own is [control] socket in the configuration";
+            return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
+        }
+        Ok(self)
     }
 }

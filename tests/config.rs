@@ -910,7 +910,7 @@ fn every_commented_key_of_the_example_is_a_key() {
 #[test]
 fn check_prints_the_time_line_within_eighty_columns() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(check::run(&shipped("keepers.toml"), &env([]), &mut out, &mut err), 0);
+    assert_eq!(check::run(&shipped("keepers.toml"), &env([]), Some(80), &mut out, &mut err), 0);
     let out = String::from_utf8(out).unwrap();
     assert!(err.is_empty());
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
@@ -947,7 +947,12 @@ health = { max_silence = "2m" }
 "#;
     fs::write(&file, text).unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(check::run(&file, &env([]), &mut out, &mut err), 0, "{}", String::from_utf8_lossy(&err));
+    assert_eq!(
+        check::run(&file, &env([]), Some(80), &mut out, &mut err),
+        0,
+        "{}",
+        String::from_utf8_lossy(&err)
+    );
     let out = String::from_utf8(out).unwrap();
     for expected in [
         "  ready      tcp 127.0.0.1:8080, every 10s, timeout 1s, 9 failures\n",
@@ -964,7 +969,7 @@ fn check_prints_every_error_and_returns_78() {
     let file = directory.join("bad.toml");
     fs::write(&file, format!("hots = 1\n{KEEPER}nice = 99")).unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(check::run(&file, &env([]), &mut out, &mut err), 78);
+    assert_eq!(check::run(&file, &env([]), Some(80), &mut out, &mut err), 78);
     let err = String::from_utf8(err).unwrap();
     assert!(out.is_empty());
     assert_eq!(err.lines().count(), 3, "{err}");

@@ -39,6 +39,18 @@ pub fn parse(path: &Path, text: &str, env: &Env) -> Result<Config, ConfigErrors>
     build(&Source::new(path, text.to_owned(), 0), path, env)
 }
 
+/// The control socket that the file names, whatever else is wrong in it.
+///
+/// # Errors
+/// Why the file cannot be read.
+pub fn socket_named_in(path: &Path) -> Result<Option<PathBuf>, String> {
+    let text = read(path).map_err(|unreadable| unreadable.why)?;
+    let source = Source::new(path, text, 0);
+    let (root, _) = DeTable::parse_recoverable(source.text());
+    let raw = schema::decode_main(root.get_ref(), &source, &mut Report::default());
+    Ok(raw.socket.value())
+}
+
 fn build(source: &Arc<Source>, path: &Path, env: &Env) -> Result<Config, ConfigErrors> {
     let mut report = Report::default();
     let main = tree(source, &mut report).map(|root| schema::decode_main(&root, source, &mut report));

@@ -20,7 +20,8 @@ mod values;
 
 pub use address::{BadAddress, NodeAddress};
 pub use environment::Env;
-pub use load::{load, parse};
+pub use load::{load, parse, socket_named_in};
+pub use places::control_sockets;
 
 use crate::core::preference::Priorities;
 use crate::core::restart::RestartRules;

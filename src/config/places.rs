@@ -4,13 +4,28 @@ use super::Env;
 use nix::unistd::{AccessFlags, Uid, User, eaccess};
 use std::path::{Path, PathBuf};
 
+const SYSTEM: &str = "/run/keeperd";
+
 /// The control socket: the service's runtime directory, the system's, the user's, a last resort.
 pub fn control_socket(env: &Env) -> PathBuf {
     let directory = given_by_systemd(env, "RUNTIME_DIRECTORY")
-        .or_else(|| usable(Path::new("/run/keeperd")))
-        .or_else(|| Some(absolute(env, "XDG_RUNTIME_DIR")?.join("keeperd")))
-        .unwrap_or_else(|| PathBuf::from(format!("/tmp/keeperd-{}", Uid::effective())));
+        .or_else(|| usable(Path::new(SYSTEM)))
+        .unwrap_or_else(|| of_user(env));
     directory.join("keeperd.sock")
+}
+
+/// Where a daemon's control socket may be: it may run as another user than who looks for it.
+pub fn control_sockets(env: &Env) -> Vec<PathBuf> {
+    let directories = given_by_systemd(env, "RUNTIME_DIRECTORY").into_iter();
+    let directories = directories.chain([PathBuf::from(SYSTEM), of_user(env)]);
+    directories.map(|directory| directory.join("keeperd.sock")).collect()
+}
+
+fn of_user(env: &Env) -> PathBuf {
+    absolute(env, "XDG_RUNTIME_DIR").map_or_else(
+        || PathBuf::from(format!("/tmp/keeperd-{}", Uid::effective())),
+        |directory| directory.join("keeperd"),
+    )
 }
 
 /// The lock files of engine "local". Never below /tmp: what is cleaned there is a lock lost.

@@ -11,46 +11,54 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+/// Of a paragraph.
+const WIDTH: usize = 80;
 /// The exit code of a wrong configuration, `EX_CONFIG` of sysexits.h.
 pub const EXIT_CONFIG: i32 = 78;
-const WIDTH: usize = 80;
 
-/// Prints the time line of every keeper to `out`, or every error to `err`; returns the exit code.
-pub fn run(path: &Path, env: &Env, out: &mut dyn Write, err: &mut dyn Write) -> i32 {
+/// Prints the time line of every keeper to `out`, or every error to `err`; returns the exit code. Lines are cut at the `width` of a
+/// terminal, and whole without one.
+pub fn run(path: &Path, env: &Env, width: Option<usize>, out: &mut dyn Write, err: &mut dyn Write) -> i32 {
     let written = match load(path, env) {
-        Ok(config) => print(path, &config, out).map(|()| 0),
+        Ok(config) => print(path, &config, &mut Page { out, width }).map(|()| 0),
         Err(errors) => writeln!(err, "{errors}").map(|()| EXIT_CONFIG),
     };
     written.unwrap_or(1)
 }
 
-fn print(path: &Path, config: &Config, out: &mut dyn Write) -> io::Result<()> {
+/// Where it is printed, and how wide that is.
+struct Page<'a> {
+    out: &'a mut dyn Write,
+    width: Option<usize>,
+}
+
+fn print(path: &Path, config: &Config, page: &mut Page<'_>) -> io::Result<()> {
     let count = match config.keepers.len() {
         1 => "1 keeper".to_owned(),
         count => format!("{count} keepers"),
     };
-    line(out, &format!("{}: valid, {count}", path.display()))?;
-    line(out, &format!("host     {}", config.host))?;
+    line(page, &format!("{}: valid, {count}", path.display()))?;
+    line(page, &format!("host     {}", config.host))?;
     match &config.lock {
-        LockConfig::Redis(redis) => print_redis(redis, out)?,
-        LockConfig::Local(local) => line(out, &format!("lock     local, in {}", local.directory.display()))?,
+        LockConfig::Redis(redis) => print_redis(redis, page)?,
+        LockConfig::Local(local) => line(page, &format!("lock     local, in {}", local.directory.display()))?,
     }
-    line(out, &format!("control  {}", config.control.socket.display()))?;
+    line(page, &format!("control  {}", config.control.socket.display()))?;
     for keeper in &config.keepers {
-        print_keeper(keeper, &config.lock, out)?;
+        print_keeper(keeper, &config.lock, page)?;
     }
     for warning in &config.warnings {
-        writeln!(out)?;
-        wrapped(out, &format!("warning: {warning}"))?;
+        writeln!(page.out)?;
+        wrapped(page.out, &format!("warning: {warning}"))?;
     }
     Ok(())
 }
 
-fn print_redis(redis: &RedisConfig, out: &mut dyn Write) -> io::Result<()> {
+fn print_redis(redis: &RedisConfig, page: &mut Page<'_>) -> io::Result<()> {
     let count = redis.nodes.len();
-    line(out, &format!("lock     redis, quorum {} of {count}", count / 2 + 1))?;
+    line(page, &format!("lock     redis, quorum {} of {count}", count / 2 + 1))?;
     for node in &redis.nodes {
-        line(out, &format!("         {node}"))?;
+        line(page, &format!("         {node}"))?;
     }
     let retries = match redis.retry_count {
         RetryCount::Forever => "retries for ever".to_owned(),
@@ -58,11 +66,11 @@ fn print_redis(redis: &RedisConfig, out: &mut dyn Write) -> io::Result<()> {
     };
     let quarantine =
         if redis.restart_quarantine.is_zero() { "off".to_owned() } else { span(redis.restart_quarantine) };
-    line(out, &format!("         {retries}, {} apart, plus jitter", span(redis.retry_delay)))?;
-    line(out, &format!("         restart quarantine {quarantine}"))
+    line(page, &format!("         {retries}, {} apart, plus jitter", span(redis.retry_delay)))?;
+    line(page, &format!("         restart quarantine {quarantine}"))
 }
 
-fn print_keeper(keeper: &KeeperConfig, lock: &LockConfig, out: &mut dyn Write) -> io::Result<()> {
+fn print_keeper(keeper: &KeeperConfig, lock: &LockConfig, page: &mut Page<'_>) -> io::Result<()> {
     let timing = &keeper.timing;
     let t0 = Instant::default();
     let end = timing.vote_ends(t0);
@@ -71,11 +79,11 @@ fn print_keeper(keeper: &KeeperConfig, lock: &LockConfig, out: &mut dyn Write) -
         LockConfig::Redis(redis) => format!("{}{}", redis.key_prefix, keeper.lock),
         LockConfig::Local(_) => keeper.lock.clone(),
     };
-    writeln!(out)?;
-    line(out, &format!("keeper {}", keeper.name))?;
-    line(out, &format!("  lock       {key}"))?;
+    writeln!(page.out)?;
+    line(page, &format!("keeper {}", keeper.name))?;
+    line(page, &format!("  lock       {key}"))?;
     line(
-        out,
+        page,
         &format!(
             "  time line  extend {}, stop {}, kill {}, end {} after t0",
             span(timing.extend_every()),
@@ -85,7 +93,7 @@ fn print_keeper(keeper: &KeeperConfig, lock: &LockConfig, out: &mut dyn Write) -
         ),
     )?;
     line(
-        out,
+        page,
         &format!(
             "  ttl {}, stop timeout {} ({}), node timeout {}",
             span(timing.ttl()),
@@ -94,28 +102,28 @@ fn print_keeper(keeper: &KeeperConfig, lock: &LockConfig, out: &mut dyn Write) -
             span(timing.node_timeout())
         ),
     )?;
-    print_restart(&keeper.restart, out)?;
-    print_probes(keeper, out)?;
-    line(out, &format!("  output     {}", say_output(&keeper.output)))
+    print_restart(&keeper.restart, page)?;
+    print_probes(keeper, page)?;
+    line(page, &format!("  output     {}", say_output(&keeper.output)))
 }
 
-fn print_probes(keeper: &KeeperConfig, out: &mut dyn Write) -> io::Result<()> {
+fn print_probes(keeper: &KeeperConfig, page: &mut Page<'_>) -> io::Result<()> {
     let probe = |Probe { question, interval, timeout, failures }: &Probe| {
         format!("{question}, every {}, timeout {}, {failures} failures", span(*interval), span(*timeout))
     };
     if let Some(ready) = &keeper.ready {
-        line(out, &format!("  ready      {}", probe(ready)))?;
+        line(page, &format!("  ready      {}", probe(ready)))?;
     }
     match &keeper.health {
         Some(Health::Probe { probe: asked, standby: false }) => {
-            line(out, &format!("  health     {}", probe(asked)))
+            line(page, &format!("  health     {}", probe(asked)))
         }
         Some(Health::Probe { probe: asked, standby: true }) => {
-            line(out, &format!("  health     {}", probe(asked)))?;
-            line(out, "             asked before this host stands, too")
+            line(page, &format!("  health     {}", probe(asked)))?;
+            line(page, "             asked before this host stands, too")
         }
         Some(Health::MaxSilence(most)) => {
-            line(out, &format!("  health     unhealthy when silent for {}", span(*most)))
+            line(page, &format!("  health     unhealthy when silent for {}", span(*most)))
         }
         None => Ok(()),
     }
@@ -132,16 +140,16 @@ fn say_output(output: &OutputConfig) -> String {
     }
 }
 
-fn print_restart(rules: &RestartRules, out: &mut dyn Write) -> io::Result<()> {
+fn print_restart(rules: &RestartRules, page: &mut Page<'_>) -> io::Result<()> {
     let policy = match rules.policy {
         RestartPolicy::Always => "always",
         RestartPolicy::OnFailure => "on failure",
-        RestartPolicy::Never => return line(out, "  restart    never"),
+        RestartPolicy::Never => return line(page, "  restart    never"),
     };
-    line(out, &format!("  restart    {policy}, after {} to {}", span(rules.delay), span(rules.delay_max)))?;
+    line(page, &format!("  restart    {policy}, after {} to {}", span(rules.delay), span(rules.delay_max)))?;
     let failures = if rules.give_up_after == 1 { "failure" } else { "failures" };
     line(
-        out,
+        page,
         &format!(
             "  give up    after {} {failures} in {}, then stay away for {}",
             rules.give_up_after,
@@ -161,12 +169,14 @@ fn span(span: Duration) -> String {
 }
 
 /// One line, cut where a terminal would break it.
-fn line(out: &mut dyn Write, text: &str) -> io::Result<()> {
-    if text.chars().count() <= WIDTH {
-        return writeln!(out, "{text}");
+fn line(page: &mut Page<'_>, text: &str) -> io::Result<()> {
+    match page.width {
+        Some(width) if text.chars().count() > width => {
+            let cut: String = text.chars().take(width.saturating_sub(1)).collect();
+            writeln!(page.out, "{cut}…")
+        }
+        Some(_) | None => writeln!(page.out, "{text}"),
     }
-    let cut: String = text.chars().take(WIDTH - 1).collect();
-    writeln!(out, "{cut}…")
 }
 
 /// A paragraph broken at spaces; a word longer than a line stays whole, for it is a path to copy.

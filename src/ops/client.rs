@@ -4,7 +4,9 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::unistd::{Gid, Group, Uid, User};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -19,11 +21,21 @@ const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// Of an answer that says no.
 const REASON_MAX: usize = 64 * 1024;
 
+/// Exit code: the daemon says no, or what it says makes no sense, or it was not done in time.
+pub const EXIT_REFUSED: i32 = 1;
+
 /// The exit code of a command that asks the daemon; what went wrong is said on stderr.
 pub fn finish(outcome: Result<i32, Box<dyn std::error::Error>>) -> i32 {
     outcome.unwrap_or_else(|error| {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            // Whoever read us has read enough.
+            return 0;
+        }
         eprintln!("keeperd: {error}");
-        EXIT_NOT_RUNNING
+        match error.downcast_ref() {
+            Some(ClientError::NotRunning { .. } | ClientError::Ended) => EXIT_NOT_RUNNING,
+            Some(ClientError::Forbidden { .. } | ClientError::BadAnswer { .. }) | None => EXIT_REFUSED,
+        }
     })
 }
 
@@ -39,6 +51,8 @@ pub enum Verdict {
 pub enum ClientError {
     #[error("no keeperd answers on {}: {error}; is it running? (systemctl status keeperd)", path.display())]
     NotRunning { path: PathBuf, error: io::Error },
+    #[error("{}: you may not talk to keeperd; {who} may", path.display())]
+    Forbidden { path: PathBuf, who: String },
     #[error("keeperd did not answer properly on {}: {what}", path.display())]
     BadAnswer { path: PathBuf, what: String },
     #[error("keeperd has ended; once it runs again, the same command follows it")]
@@ -113,9 +127,14 @@ async fn open(socket: &Path, path: &str) -> Result<Incoming, ClientError> {
 
 async fn send(socket: &Path, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
     let bad = |what: String| ClientError::BadAnswer { path: socket.to_owned(), what };
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|error| ClientError::NotRunning { path: socket.to_owned(), error })?;
+    let stream = UnixStream::connect(socket).await.map_err(|error| {
+        let path = socket.to_owned();
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            ClientError::Forbidden { path, who: allowed(socket) }
+        } else {
+            ClientError::NotRunning { path, error }
+        }
+    })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| bad(error.to_string()))?;
@@ -127,6 +146,16 @@ async fn send(socket: &Path, method: Method, path: &str) -> Result<Response<Inco
         .body(Empty::<Bytes>::new())
         .map_err(|error| bad(error.to_string()))?;
     sender.send_request(request).await.map_err(|error| bad(error.to_string()))
+}
+
+/// Who may connect to the socket.
+fn allowed(socket: &Path) -> String {
+    let Ok(owner) = std::fs::metadata(socket) else { return "root".to_owned() };
+    let user = User::from_uid(Uid::from_raw(owner.uid())).ok().flatten();
+    let group = Group::from_gid(Gid::from_raw(owner.gid())).ok().flatten();
+    let user = user.map_or_else(|| owner.uid().to_string(), |user| user.name);
+    let group = group.map_or_else(|| owner.gid().to_string(), |group| group.name);
+    format!("root, user {user} and members of group {group}")
 }
 
 /// Of an answer that is no.

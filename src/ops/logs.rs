@@ -28,11 +28,7 @@ fn try_run(
         eprintln!("keeperd: {hint}");
     }
     if !follow {
-        for line in lines(&runtime, socket, name)? {
-            if print(&line, out).is_err() {
-                break;
-            }
-        }
+        lines(&runtime, socket, name)?.iter().try_for_each(|line| print(line, out))?;
         return Ok(0);
     }
     let mut partial = Vec::new();
@@ -49,8 +45,7 @@ fn try_run(
         }
         out.flush()
     }))?;
-    // Whoever read us has read enough.
-    if ended.kind() == io::ErrorKind::BrokenPipe { Ok(0) } else { Err(ended.into()) }
+    Err(ended.into())
 }
 
 /// Whether stdout leads anywhere still: a pipe that nobody reads any more would be noticed at the next line only.

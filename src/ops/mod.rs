@@ -2,8 +2,17 @@
 
 pub mod check;
 pub mod client;
+pub mod completions;
 pub mod doctor;
 pub mod locks;
 pub mod logs;
+pub mod man;
+pub mod socket;
 pub mod status;
 pub mod steer;
+pub mod terminal;
+
+/// The exit code of a command that only prints.
+pub fn printed(written: std::io::Result<()>) -> i32 {
+    client::finish(written.map(|()| 0).map_err(Into::into))
+}

@@ -1,6 +1,6 @@
 //! Commands that change what the daemon on this host does. Each returns when it is done, and says who has the keeper then.
 
-use super::client::{self, ClientError, Verdict};
+use super::client::{self, ClientError, EXIT_REFUSED, Verdict};
 use super::status::{self, EXIT_UNKNOWN_NAME};
 use crate::observe::plain::plain;
 use crate::observe::status::{Keeper, Status};
@@ -9,8 +9,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
-/// Exit code: the daemon says no, or it was not done in time.
-pub const EXIT_REFUSED: i32 = 1;
 /// How often the daemon is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long somebody is waited for who has what was handed over: as long as this host stays out after a step-down (DESIGN.md 2.1).

@@ -1,0 +1,303 @@
+//! The command line by the program itself: exit codes, and what people read who know nothing but `keeperd --help`.
+//!
+//! Commands that move keepers between hosts are in tests/e2e/scenarios/commands.rs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Nothing that is slower than this will ever happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+const NOBODY: u32 = 65534;
+
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    #[track_caller]
+    fn is(&self, code: i32, out: &str, err: &str) {
+        let Said { code: was, out: was_out, err: was_err } = self;
+        let unlike = format!("exit {was:?}, wanted {code}\nstdout: {was_out}\nstderr: {was_err}");
+        assert!(
+            *was == Some(code) && was_out.contains(out) && was_err.contains(err),
+            "{out:?} {err:?} {unlike}"
+        );
+    }
+}
+
+fn keeperd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keeperd"));
+    for name in ["KEEPERD_CONFIG", "REDIS_NODES", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET"] {
+        command.env_remove(name);
+    }
+    command.env("KEEPERD_CGROUP", "off").stdin(Stdio::null());
+    command
+}
+
+fn said(command: &mut Command) -> Said {
+    let output = command.output().expect("it is built");
+    let text = |bytes| String::from_utf8(bytes).expect("people read it");
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn say(arguments: &[&str]) -> Said {
+    said(keeperd().args(arguments))
+}
+
+/// A daemon with a local lock and one keeper, `oracle`.
+struct Daemon {
+    process: Child,
+    folder: TempDir,
+}
+
+impl Daemon {
+    /// `control`: where its socket is to be, in its folder; `None`: where it likes, with XDG_RUNTIME_DIR in its folder.
+    fn start() -> Daemon {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // For another user, who is to be refused by the socket and not by the folder.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("our folder");
+        let text = format!(
+            "[lock]\nengine = \"local\"\ndirectory = \"{0}/locks\"\n[control]\nsocket = \"{0}/control.sock\"\n\
+             [[keeper]]\nname = \"oracle\"\ncommand = [\"sleep\", \"1000\"]\n",
+            folder.path().display()
+        );
+        fs::write(folder.path().join("keepers.toml"), text).expect("our folder");
+        let process = keeperd()
+            .arg("--config")
+            .arg(folder.path().join("keepers.toml"))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it is built");
+        let daemon = Daemon { process, folder };
+        daemon.wait_for(&["status", "oracle"], "leader");
+        daemon
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = keeperd();
+        command.arg("--config").arg(self.path("keepers.toml")).args(arguments);
+        command
+    }
+
+    fn say(&self, arguments: &[&str]) -> Said {
+        said(&mut self.command(arguments))
+    }
+
+    #[track_caller]
+    fn wait_for(&self, arguments: &[&str], out: &str) {
+        let since = Instant::now();
+        let mut said = self.say(arguments);
+        while !(said.code == Some(0) && said.out.contains(out)) {
+            assert!(since.elapsed() < PATIENCE, "{arguments:?}: {out:?} never: {}{}", said.out, said.err);
+            std::thread::sleep(Duration::from_millis(20));
+            said = self.say(arguments);
+        }
+    }
+
+    fn stop(mut self) -> TempDir {
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is our child");
+        assert!(self.process.wait().expect("it is our child").success());
+        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a temporary folder"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.process.try_wait().ok().flatten().is_none() {
+            let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            let _ = self.process.wait();
+        }
+    }
+}
+
+// ── finding the daemon ──
+
+#[test]
+fn a_configuration_that_is_wrong_elsewhere_still_names_the_socket() {
+    let daemon = Daemon::start();
+    let text = fs::read_to_string(daemon.path("keepers.toml")).expect("our file");
+    fs::write(daemon.path("keepers.toml"), format!("hots = 1\n{text}umask = ")).expect("ours");
+    daemon.say(&["check"]).is(78, "", "keepers.toml:10:9: not TOML");
+    daemon.say(&["status"]).is(0, "oracle", "");
+}
+
+#[test]
+fn the_socket_can_be_named_without_any_configuration() {
+    let daemon = Daemon::start();
+    let socket = daemon.path("control.sock").display().to_string();
+    let missing = daemon.path("nothing.toml").display().to_string();
+    say(&["--config", &missing, "status", "--socket", &socket]).is(0, "oracle", "");
+    say(&["--config", &missing, "status"]).is(
+        78,
+        "",
+        "No such file or directory (os error 2); the socket itself",
+    );
+    let other = daemon.path("other.sock").display().to_string();
+    say(&["--socket", &other, "status"]).is(3, "", "is it running?");
+    say(&["--socket", &socket]).is(64, "", "--socket is for commands");
+}
+
+#[test]
+fn the_usual_places_are_tried_and_named() {
+    let daemon = Daemon::start();
+    let runtime = daemon.path("runtime");
+    let said_there = || said(keeperd().arg("status").env("XDG_RUNTIME_DIR", &runtime));
+    let tried = said_there();
+    tried.is(3, "", "no keeperd answers here; is it running?");
+    for place in [Path::new("/run/keeperd/keeperd.sock"), &runtime.join("keeperd/keeperd.sock")] {
+        assert!(tried.err.contains(&format!("\n  {}: ", place.display())), "{}", tried.err);
+    }
+    fs::create_dir_all(runtime.join("keeperd")).expect("our folder");
+    fs::rename(daemon.path("control.sock"), runtime.join("keeperd/keeperd.sock")).expect("our folder");
+    said_there().is(0, "oracle", "");
+}
+
+/// Only root can become somebody else.
+#[test]
+fn another_user_is_refused_and_told_who_may() {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("SKIPPED: only root can become another user");
+        return;
+    }
+    let daemon = Daemon::start();
+    // Where anybody may execute it.
+    let binary = daemon.path("keeperd");
+    fs::copy(env!("CARGO_BIN_EXE_keeperd"), &binary).expect("our folder");
+    let socket = daemon.path("control.sock");
+    assert_eq!(fs::metadata(&socket).expect("it is there").permissions().mode() & 0o777, 0o660);
+    let other = |group: u32, arguments: &[&str]| {
+        said(Command::new(&binary).arg("--socket").arg(&socket).args(arguments).uid(NOBODY).gid(group))
+    };
+    for arguments in [&["status"][..], &["pause", "oracle"], &["drain"], &["logs", "oracle"]] {
+        other(NOBODY, arguments).is(
+            1,
+            "",
+            "you may not talk to keeperd; root, user root and members of group root may",
+        );
+    }
+    daemon.say(&["status", "oracle"]).is(0, "leader", "");
+    other(0, &["status"]).is(0, "oracle", "");
+}
+
+// ── exit codes ──
+
+#[test]
+fn a_mistake_in_the_command_line_is_64_for_every_command() {
+    for arguments in [
+        &["--no-such-option"][..],
+        &["no-such-command"],
+        &["check", "more"],
+        &["status", "a", "b"],
+        &["status", "--lines"],
+        &["logs"],
+        &["step-down"],
+        &["pause"],
+        &["pause", "a", "b"],
+        &["resume"],
+        &["resume", "a", "--all"],
+        &["restart"],
+        &["drain", "a"],
+        &["completions"],
+        &["completions", "tcsh"],
+        &["man", "more"],
+    ] {
+        say(arguments).is(64, "", "try '--help'");
+    }
+    say(&["drain", "--timeout", "1"]).is(64, "", "time unit needed, for example 1sec");
+}
+
+#[test]
+fn a_daemon_that_is_not_running_is_3_for_every_command_that_needs_one() {
+    let folder = Daemon::start().stop();
+    let file = folder.path().join("keepers.toml");
+    for arguments in [
+        &["status"][..],
+        &["status", "oracle", "--json"],
+        &["logs", "oracle"],
+        &["logs", "oracle", "-f"],
+        &["step-down", "oracle"],
+        &["pause", "oracle"],
+        &["resume", "oracle"],
+        &["resume", "--all"],
+        &["restart", "oracle"],
+        &["drain"],
+    ] {
+        said(keeperd().arg("--config").arg(&file).args(arguments)).is(3, "", "is it running?");
+    }
+}
+
+#[test]
+fn an_unknown_name_is_4_for_every_command_that_takes_one() {
+    let daemon = Daemon::start();
+    for command in ["status", "logs", "step-down", "pause", "resume", "restart"] {
+        daemon.say(&[command, "oracel"]).is(
+            4,
+            "",
+            "there is no keeper \"oracel\" here; keeperd status lists them",
+        );
+    }
+}
+
+// ── printing ──
+
+#[test]
+fn completions_name_every_command_in_a_script_its_shell_can_read() {
+    let help = say(&["--help"]);
+    let commands = help.out.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    let commands: Vec<&str> =
+        commands.filter_map(|line| line.split(' ').next().filter(|c| !c.is_empty())).collect();
+    assert!(commands.len() > 10, "{commands:?}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = say(&["completions", shell]);
+        script.is(0, "keeperd", "");
+        for command in &commands {
+            assert!(script.out.contains(command), "{command} is not in the script for {shell}");
+        }
+    }
+    let mut bash = Command::new("bash");
+    let script = "source <(\"$0\" completions bash); COMP_WORDS=(keeperd st); COMP_CWORD=1; _keeperd keeperd st keeperd; echo ${COMPREPLY[@]}";
+    said(bash.args(["-c", script, env!("CARGO_BIN_EXE_keeperd")])).is(0, "status step-down stop start", "");
+}
+
+#[test]
+fn the_manual_page_has_every_command_with_its_options_and_every_exit_code() {
+    let page = say(&["man"]);
+    page.is(0, ".TH keeperd 1", "");
+    for expected in [
+        ".SH \"EXIT STATUS\"",
+        ".SH FILES",
+        ".SH ENVIRONMENT",
+        ".SH EXAMPLES",
+        ".SS \"keeperd step-down [OPTIONS] <NAME>\"",
+        "\\fB\\-\\-timeout \\fR\\fIDURATION\\fR",
+        "\\fB\\-f, \\-\\-follow",
+        "Also called stop.",
+        "Example: keeperd restart pricing\\-oracle\\-keeper",
+        "\\fB78\\fR",
+    ] {
+        assert!(page.out.contains(expected), "{expected:?} is not in\n{}", page.out);
+    }
+}
+
+#[test]
+fn check_cuts_nothing_in_a_pipe() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join(format!("{}.toml", "k".repeat(100)));
+    fs::write(&file, "lock = { engine = \"local\" }\n").expect("our folder");
+    let checked = said(keeperd().arg("--config").arg(&file).arg("check"));
+    checked.is(0, &format!("{}: valid, 0 keepers\n", file.display()), "");
+}
