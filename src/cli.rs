@@ -62,6 +62,9 @@ pub enum Command {
         /// The status document, as the control socket gives it.
         #[arg(long)]
         json: bool,
+        /// Again every second, until it is interrupted; in a pipe one picture after the other.
+        #[arg(long)]
+        watch: bool,
         /// The last lines it wrote on this host, too.
         #[arg(long, requires = "name")]
         lines: bool,

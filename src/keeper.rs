@@ -3,7 +3,7 @@
 use crate::child::term_variables;
 use crate::clock;
 use crate::core::election::{Action, Election, GuardReport, HealthReport};
-use crate::core::event::{Event, Role};
+use crate::core::event::{Event, Reason, Role};
 use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
 use crate::core::spread::Spread;
@@ -488,13 +488,21 @@ impl Shell {
         let now = clock::now();
         self.recorder.note(event, now);
         let at = now.wall;
-        if let Some(mut reason) = events::news(event) {
+        // The end of a child that was told to stop is no news.
+        let stopped =
+            matches!(event, Event::ChildExited { .. }) && self.keeper.election.role() == Role::SteppingDown;
+        if let Some(mut reason) = events::news(event).filter(|_| !stopped) {
             if let (Event::RoleChanged { to: Role::Cooldown, .. }, Some(last)) =
                 (event, &self.view.last_change)
             {
                 // That the lock is free by now is not why this host stays out.
                 let cooldown = humantime::format_duration(self.keeper.election.cooldown());
                 reason = format!("{}; this host stays out of it for {cooldown}", last.reason);
+            } else if let (Event::RoleChanged { reason: Reason::Released, .. }, Some(last)) =
+                (event, &self.view.last_change)
+            {
+                // Why it moved is what people ask afterwards.
+                reason = format!("{}; {reason}", last.reason);
             }
             self.view.last_change = Some(LastChange { at, reason });
             self.stale_view = true;

@@ -5,6 +5,7 @@ use keeperd::config::{self, Config, Env};
 use keeperd::observe::log::{self, Format, LogQueue};
 use keeperd::ops::status::Question;
 use keeperd::ops::steer::Deed;
+use keeperd::ops::terminal::View;
 use keeperd::{daemon, guard, lock, ops};
 use std::io;
 use std::process::exit;
@@ -15,6 +16,7 @@ fn main() {
     let cli = Cli::from_arguments().unwrap_or_else(|code| exit(code));
     let env = Env::from_process();
     let out = &mut io::stdout();
+    let view = View::of_stdout(&env);
     let file = &cli.config;
     let socket = || {
         ops::socket::find(cli.socket.as_deref(), file, &env).unwrap_or_else(|error| {
@@ -24,7 +26,7 @@ fn main() {
     };
     let one = |Named { name, wait }, deed, out| ops::steer::one(&socket(), &name, deed, wait.into(), out);
     exit(match cli.command {
-        Some(Command::Check) => ops::check::run(file, &env, ops::terminal::width(), out, &mut io::stderr()),
+        Some(Command::Check) => ops::check::run(file, &env, view.width, out, &mut io::stderr()),
         Some(Command::Doctor { json }) => ops::doctor::run(&config(file, &env), json, out),
         Some(Command::Locks { json }) => ops::locks::run(&config(file, &env), json, out),
         Some(Command::StepDown(named)) => one(named, Deed::StepDown, out),
@@ -33,8 +35,8 @@ fn main() {
         Some(Command::Resume { name: None, wait, .. }) => ops::steer::resume_all(&socket(), wait.into(), out),
         Some(Command::Restart(named)) => one(named, Deed::Restart, out),
         Some(Command::Drain(wait)) => ops::steer::drain(&socket(), wait.into(), out),
-        Some(Command::Status { name, json, lines }) => {
-            ops::status::run(&socket(), &Question { name, json, lines }, out)
+        Some(Command::Status { name, json, watch, lines }) => {
+            ops::status::run(&socket(), &Question { name, json, watch, lines }, view, out)
         }
         Some(Command::Logs { name, follow }) => ops::logs::run(&socket(), &name, follow, out),
         Some(Command::Completions { shell }) => ops::printed(ops::completions::print(shell, out)),

@@ -301,3 +301,114 @@ fn check_cuts_nothing_in_a_pipe() {
     let checked = said(keeperd().arg("--config").arg(&file).arg("check"));
     checked.is(0, &format!("{}: valid, 0 keepers\n", file.display()), "");
 }
+
+// ── watching ──
+
+/// What `script` shows of a command on a terminal of 60 columns until it has shown `until`.
+fn on_terminal(daemon: &Daemon, env: &[(&str, &str)], arguments: &str, until: &str) -> String {
+    let command = format!(
+        "stty cols 60 rows 20; exec '{}' --config '{}' {arguments}",
+        env!("CARGO_BIN_EXE_keeperd"),
+        daemon.path("keepers.toml").display()
+    );
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--flush", "--return", "--command", &command, "/dev/null"]);
+    script.env("TERM", "xterm").env_remove("NO_COLOR").envs(env.iter().copied());
+    shown_by(&mut script, until)
+}
+
+/// Reads until it has seen `until`, then closes the other end and waits.
+fn shown_by(command: &mut Command, until: &str) -> String {
+    use std::io::Read as _;
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it is there");
+    let mut stdout = process.stdout.take().expect("a pipe");
+    let (sender, chunks) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(read @ 1..) = stdout.read(&mut chunk) {
+            if sender.send(chunk[..read].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let (since, mut shown) = (Instant::now(), String::new());
+    while !shown.contains(until) {
+        let left =
+            PATIENCE.checked_sub(since.elapsed()).unwrap_or_else(|| panic!("{until:?} never: {shown:?}"));
+        match chunks.recv_timeout(left) {
+            Ok(chunk) => shown += &String::from_utf8_lossy(&chunk),
+            Err(error) => panic!("{until:?} never, {error}: {shown:?}"),
+        }
+    }
+    drop(chunks);
+    let _ = process.kill();
+    let _ = process.wait();
+    let _ = reader.join();
+    shown
+}
+
+#[test]
+fn a_watched_status_in_a_pipe_is_one_picture_after_the_other() {
+    let daemon = Daemon::start();
+    let shown = shown_by(&mut daemon.command(&["status", "--watch"]), " -\n\n");
+    assert!(shown.contains("KEEPER") && !shown.contains('\x1b'), "{shown:?}");
+    let shown = shown_by(&mut daemon.command(&["status", "oracle", "--watch", "--json"]), "]}\n{");
+    let first = shown.lines().next().expect("a line");
+    let first: serde_json::Value = serde_json::from_str(first).expect("a document a line");
+    assert_eq!(first["keepers"][0]["role"], "leader");
+    daemon.say(&["status", "oracel", "--watch"]).is(4, "", "keeperd status lists them");
+}
+
+#[test]
+fn a_watched_status_on_a_terminal_is_drawn_anew_in_its_place() {
+    let daemon = Daemon::start();
+    let shown = on_terminal(&daemon, &[], "status --watch", "\x1b[J\x1b[?7h\x1b[H\x1b[?7l");
+    assert!(shown.contains("\x1b[2J\x1b[H"), "{shown:?}");
+    assert!(shown.contains("\x1b[32mleader"), "{shown:?}");
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_those_who_want_them() {
+    let daemon = Daemon::start();
+    assert!(on_terminal(&daemon, &[], "status", "serving").contains("\x1b[32mleader       \x1b[0m "));
+    for env in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let shown = on_terminal(&daemon, &[env], "status", "serving");
+        assert!(shown.contains("leader") && !shown.contains('\x1b'), "{shown:?}");
+    }
+    assert!(!daemon.say(&["status"]).out.contains('\x1b'));
+}
+
+#[test]
+fn a_terminal_narrower_than_a_line_of_check_cuts_it() {
+    let daemon = Daemon::start();
+    let shown = on_terminal(&daemon, &[], "check", "output");
+    let widest = shown.lines().map(|line| line.trim_end().chars().count()).max();
+    assert_eq!(widest, Some(60), "{shown}");
+}
+
+// ── who knows only --help ──
+
+#[test]
+fn the_status_says_why_a_keeper_was_stopped_also_after_its_lock_is_free() {
+    let daemon = Daemon::start();
+    daemon.say(&["pause", "oracle"]).is(0, "oracle: paused", "");
+    daemon.say(&["status", "oracle"]).is(0, "asked to pause; the lock is released", "");
+    daemon.say(&["resume", "oracle"]).is(0, "oracle", "");
+    daemon.wait_for(&["status", "oracle"], "won the election");
+}
+
+/// Every command named there has help with an example.
+#[test]
+fn help_leads_to_an_example_of_every_command() {
+    let help = say(&["--help"]).out;
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    for command in
+        commands.filter_map(|line| line.split(' ').next().filter(|c| !c.is_empty() && *c != "help"))
+    {
+        let said = say(&[command, "--help"]);
+        said.is(0, "Usage: keeperd", "");
+        assert!(said.out.contains("Example"), "{}", said.out);
+        assert!(said.out.contains(&format!("keeperd {command}")), "{}", said.out);
+    }
+}

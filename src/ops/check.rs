@@ -1,5 +1,6 @@
 //! `keeperd check`: is the configuration right, and what will happen when.
 
+use super::terminal::paragraph;
 use crate::config::{
     Config, Env, FileOutput, Health, KeeperConfig, LockConfig, OutputConfig, Probe, RedisConfig, RetryCount,
     load,
@@ -179,20 +180,7 @@ fn line(page: &mut Page<'_>, text: &str) -> io::Result<()> {
     }
 }
 
-/// A paragraph broken at spaces; a word longer than a line stays whole, for it is a path to copy.
+/// A paragraph that follows the tables.
 pub fn wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
-    let mut column = 0;
-    for word in text.split(' ') {
-        let width = word.chars().count();
-        if column > 0 && column + 1 + width > WIDTH {
-            write!(out, "\n  ")?;
-            column = 2;
-        } else if column > 0 {
-            write!(out, " ")?;
-            column += 1;
-        }
-        write!(out, "{word}")?;
-        column += width;
-    }
-    writeln!(out)
+    paragraph(out, text, ["", "  "], WIDTH)
 }

@@ -11,6 +11,7 @@ pub mod socket;
 pub mod status;
 pub mod steer;
 pub mod terminal;
+pub mod view;
 
 /// The exit code of a command that only prints.
 pub fn printed(written: std::io::Result<()>) -> i32 {

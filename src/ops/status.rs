@@ -1,15 +1,18 @@
 //! `keeperd status`: this daemon's keepers and nodes, for people or as JSON.
 
 use super::client::{self, ClientError};
-use super::logs;
-use crate::observe::plain::plain;
-use crate::observe::status::{Keeper, Run, Status};
+use super::terminal::{Screen, View};
+use super::{logs, view};
+use crate::observe::status::{Keeper, Status};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// Exit code: no keeper of that name.
 pub const EXIT_UNKNOWN_NAME: i32 = 4;
+/// Between two pictures of `--watch`.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -17,27 +20,49 @@ pub struct Question {
     /// Only this keeper.
     pub name: Option<String>,
     pub json: bool,
+    /// Again and again.
+    pub watch: bool,
     /// The keeper's last lines, too.
     pub lines: bool,
 }
 
 /// Prints the status; the exit code.
-pub fn run(socket: &Path, question: &Question, out: &mut dyn Write) -> i32 {
-    client::finish(try_run(socket, question, out))
+pub fn run(socket: &Path, question: &Question, view: View, out: &mut dyn Write) -> i32 {
+    client::finish(try_run(socket, question, view, out))
 }
 
-fn try_run(
-    socket: &Path,
-    question: &Question,
-    out: &mut dyn Write,
-) -> Result<i32, Box<dyn std::error::Error>> {
+type Outcome = Result<i32, Box<dyn std::error::Error>>;
+
+fn try_run(socket: &Path, question: &Question, view: View, out: &mut dyn Write) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut status = fetch(&runtime, socket)?;
+    let answer = |out: &mut dyn Write| print(&runtime, socket, question, view, out);
+    if question.watch { watch(answer, view, out) } else { answer(out) }
+}
+
+/// Ends when there is no such keeper, or no daemon; on a terminal the next one is waited for.
+fn watch(answer: impl Fn(&mut dyn Write) -> Outcome, view: View, out: &mut dyn Write) -> Outcome {
+    let mut screen = Screen::new(view);
+    let mut answered = false;
+    loop {
+        let mut picture = Vec::new();
+        match answer(&mut picture) {
+            Ok(0) => answered = true,
+            Ok(code) => return Ok(code),
+            Err(error) if answered && view.height.is_some() => writeln!(picture, "keeperd: {error}")?,
+            Err(error) => return Err(error),
+        }
+        screen.show(&String::from_utf8_lossy(&picture), out)?;
+        std::thread::sleep(REFRESH);
+    }
+}
+
+fn print(runtime: &Runtime, socket: &Path, question: &Question, view: View, out: &mut dyn Write) -> Outcome {
+    let mut status = fetch(runtime, socket)?;
     let Some(name) = &question.name else {
         if question.json {
-            write_json(&status, out)?;
+            write_json(&status, question, out)?;
         } else {
-            print(&status, out)?;
+            view::print(&status, view, out)?;
         }
         return Ok(0);
     };
@@ -46,19 +71,19 @@ fn try_run(
         say_unknown(name);
         return Ok(EXIT_UNKNOWN_NAME);
     };
-    let lines = if question.lines { Some(logs::lines(&runtime, socket, name)?) } else { None };
+    let lines = if question.lines { Some(logs::lines(runtime, socket, name)?) } else { None };
     if question.json {
         if let Some(lines) = lines {
             let mut document = serde_json::to_value(&status)?;
             document["keepers"][0]["lines"] = serde_json::to_value(lines)?;
-            write_json(&document, out)?;
+            write_json(&document, question, out)?;
         } else {
-            write_json(&status, out)?;
+            write_json(&status, question, out)?;
         }
         return Ok(0);
     }
-    print(&status, out)?;
-    print_history(keeper, out)?;
+    view::print(&status, view, out)?;
+    view::print_history(keeper, view, out)?;
     if let Some(lines) = lines {
         writeln!(out, "\nLAST LINES")?;
         lines.iter().try_for_each(|line| logs::print(line, out))?;
@@ -92,89 +117,12 @@ pub fn fetch(runtime: &Runtime, socket: &Path) -> Result<Status, ClientError> {
         .map_err(|error| ClientError::BadAnswer { path: socket.to_owned(), what: error.to_string() })
 }
 
-fn write_json(document: &impl serde::Serialize, out: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, document)?;
+/// Documents that follow each other have a line each.
+fn write_json(document: &impl serde::Serialize, question: &Question, out: &mut dyn Write) -> io::Result<()> {
+    if question.watch {
+        serde_json::to_writer(&mut *out, document)?;
+    } else {
+        serde_json::to_writer_pretty(&mut *out, document)?;
+    }
     writeln!(out)
-}
-
-fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
-    let (host, version) = (plain(&status.host), plain(&status.version));
-    writeln!(out, "{host} (pid {}), keeperd {version}", status.pid)?;
-    writeln!(out, "\n{:<28} {:<13} {:>17} {:>8} {:>9}", "KEEPER", "ROLE", "TOKEN", "PID", "LEASE")?;
-    for keeper in &status.keepers {
-        let token = keeper.token.map_or("-".into(), |token| token.to_string());
-        let pid = keeper.pid.map_or("-".into(), |pid| pid.to_string());
-        let lease = keeper.lease_remaining_ms.map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
-        writeln!(
-            out,
-            "{:<28} {:<13} {:>17} {:>8} {:>9}",
-            plain(&keeper.name),
-            plain(&keeper.role),
-            token,
-            pid,
-            lease
-        )?;
-        writeln!(out, "    {}", plain(&say_why(keeper)))?;
-    }
-    writeln!(out, "\n{:<50} {:<12} {:>10}", "NODE", "STATE", "ROUND TRIP")?;
-    for node in &status.nodes {
-        let rtt = node.rtt_us.map_or("-".into(), |us| format!("{us} µs"));
-        writeln!(out, "{:<50} {:<12} {:>10}", plain(&node.address), plain(&node.state), rtt)?;
-        if let Some(ms) = node.quarantine_remaining_ms {
-            writeln!(out, "    votes again in {:.1} s", ms as f64 / 1000.0)?;
-        }
-        if let Some(reason) = &node.reason {
-            writeln!(out, "    {}", plain(reason))?;
-        }
-    }
-    Ok(())
-}
-
-fn say_why(keeper: &Keeper) -> String {
-    let why = keeper.last_change.as_ref().map_or("since the start", |change| change.reason.as_str());
-    let holder = match (&keeper.holder, keeper.role.as_str()) {
-        (_, "leader") | (None, _) => String::new(),
-        (Some(holder), _) => match (&holder.host, holder.pid) {
-            (Some(host), Some(pid)) => format!("; held by {host} (pid {pid})"),
-            _ => "; held by a client that is not keeperd".to_owned(),
-        },
-    };
-    let restarts = match keeper.restarts {
-        0 => String::new(),
-        1 => "; restarted once".to_owned(),
-        many => format!("; restarted {many} times"),
-    };
-    format!("{why}{holder}{restarts}")
-}
-
-fn print_history(keeper: &Keeper, out: &mut dyn Write) -> io::Result<()> {
-    if keeper.history.is_empty() {
-        return writeln!(out, "\nno runs on this host since keeperd started");
-    }
-    writeln!(out, "\n{:<24} {:<24} {:>17} {:>8}  {:<11} REASON", "STARTED", "ENDED", "TOKEN", "PID", "EXIT")?;
-    for run in &keeper.history {
-        writeln!(
-            out,
-            "{:<24} {:<24} {:>17} {:>8}  {:<11} {}",
-            run.started,
-            run.ended.as_deref().unwrap_or("-"),
-            run.token.map_or("-".into(), |token| token.to_string()),
-            run.pid.map_or("-".into(), |pid| pid.to_string()),
-            say_exit(run),
-            run.reason.as_deref().unwrap_or("runs"),
-        )?;
-        if let Some(detail) = &run.detail {
-            writeln!(out, "    {}", plain(detail))?;
-        }
-    }
-    Ok(())
-}
-
-fn say_exit(run: &Run) -> String {
-    let by_name = |signal| nix::sys::signal::Signal::try_from(signal).ok();
-    match (run.code, run.signal) {
-        (Some(code), _) => format!("code {code}"),
-        (None, Some(signal)) => by_name(signal).map_or_else(|| format!("signal {signal}"), |s| s.to_string()),
-        (None, None) => "-".to_owned(),
-    }
 }
