@@ -36,19 +36,23 @@ type Outcome = Result<i32, Box<dyn std::error::Error>>;
 fn try_run(socket: &Path, question: &Question, view: View, out: &mut dyn Write) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = |out: &mut dyn Write| print(&runtime, socket, question, view, out);
-    if question.watch { watch(answer, view, out) } else { answer(out) }
+    if !question.watch {
+        return answer(out);
+    }
+    // A program that reads wants every document, on a terminal too.
+    let (height, between) = if question.json { (None, "") } else { (view.height, "\n") };
+    watch(answer, Screen::new(height, between), out)
 }
 
 /// Ends when there is no such keeper, or no daemon; on a terminal the next one is waited for.
-fn watch(answer: impl Fn(&mut dyn Write) -> Outcome, view: View, out: &mut dyn Write) -> Outcome {
-    let mut screen = Screen::new(view);
+fn watch(answer: impl Fn(&mut dyn Write) -> Outcome, mut screen: Screen, out: &mut dyn Write) -> Outcome {
     let mut answered = false;
     loop {
         let mut picture = Vec::new();
         match answer(&mut picture) {
             Ok(0) => answered = true,
             Ok(code) => return Ok(code),
-            Err(error) if answered && view.height.is_some() => writeln!(picture, "keeperd: {error}")?,
+            Err(error) if answered && screen.is_terminal() => writeln!(picture, "keeperd: {error}")?,
             Err(error) => return Err(error),
         }
         screen.show(&String::from_utf8_lossy(&picture), out)?;

@@ -66,13 +66,19 @@ pub fn paragraph(out: &mut dyn Write, text: &str, indents: [&str; 2], width: usi
 /// Pictures that replace each other on a terminal, and follow each other in a pipe.
 #[derive(Debug)]
 pub struct Screen {
-    view: View,
+    height: Option<usize>,
+    /// In a pipe.
+    between: &'static str,
     begun: bool,
 }
 
 impl Screen {
-    pub fn new(view: View) -> Screen {
-        Screen { view, begun: false }
+    pub fn new(height: Option<usize>, between: &'static str) -> Screen {
+        Screen { height, between, begun: false }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        self.height.is_some()
     }
 
     /// Shows one picture. What does not fit a terminal is counted.
@@ -81,8 +87,8 @@ impl Screen {
     /// When it cannot be written.
     pub fn show(&mut self, picture: &str, out: &mut dyn Write) -> io::Result<()> {
         let begun = std::mem::replace(&mut self.begun, true);
-        let Some(height) = self.view.height else {
-            write!(out, "{}{picture}", if begun { "\n" } else { "" })?;
+        let Some(height) = self.height else {
+            write!(out, "{}{picture}", if begun { self.between } else { "" })?;
             return out.flush();
         };
         let lines: Vec<&str> = picture.lines().collect();
@@ -108,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_picture_larger_than_the_terminal_does_not_scroll_it() {
-        let mut screen = Screen::new(View { width: Some(80), height: Some(5), colour: false });
+        let mut screen = Screen::new(Some(5), "");
         let mut show = |picture| {
             let mut out = Vec::new();
             screen.show(picture, &mut out).expect("a vector takes all");
