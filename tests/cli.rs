@@ -412,3 +412,41 @@ fn help_leads_to_an_example_of_every_command() {
         assert!(said.out.contains(&format!("keeperd {command}")), "{}", said.out);
     }
 }
+
+// ── the control socket without this program ──
+
+/// The status line and the body that a request gets.
+fn request(daemon: &Daemon, text: &str) -> (u16, serde_json::Value) {
+    use std::io::{Read as _, Write as _};
+    let mut socket =
+        std::os::unix::net::UnixStream::connect(daemon.path("control.sock")).expect("it listens");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    socket.write_all(text.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("it answers, and closes");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+    (code, serde_json::from_str(body).expect("a document"))
+}
+
+#[test]
+fn a_request_that_makes_no_sense_gets_a_code_and_a_reason_and_changes_nothing() {
+    let daemon = Daemon::start();
+    for (code, line, why) in [
+        (404, "POST /v1/keepers/oracel/pause", "there is no such keeper"),
+        (404, "POST /v1/keepers/oracle/eat", "there are step-down, pause, resume and restart"),
+        (404, "POST /v1/keepers/oracle/pause/", "there are"),
+        (404, "POST /v1/keepers/../drain", "there are"),
+        (404, "POST /v1", "there are"),
+        (404, "GET /", "there are"),
+        (405, "GET /v1/keepers/oracle/pause", "use POST"),
+        (405, "DELETE /v1/drain", "use POST"),
+        (405, "POST /v1/status", "use GET"),
+    ] {
+        let body = "Host: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
+        let (answered, document) = request(&daemon, &format!("{line} HTTP/1.1\r\n{body}"));
+        let error = document["error"].as_str().expect("a reason");
+        assert!(answered == code && error.contains(why), "{line}: {answered} {error}");
+    }
+    daemon.say(&["status", "oracle"]).is(0, "leader", "");
+}
