@@ -20,7 +20,7 @@ pub const EXIT_USAGE: i32 = 64;
 #[command(
     version,
     about,
-    after_help = "Without a command it runs the daemon.\n\nExample: keeperd --config keepers.toml"
+    after_help = "Without a command it runs the daemon.\n\nExamples:\n  keeperd --config keepers.toml   run it\n  keeperd status oracle           who has it, why it moved last, how it ended before\n  keeperd step-down oracle        move it to another host\n  keeperd pause oracle            stop it on this host, until: keeperd resume oracle\n  keeperd logs oracle -f          what it writes here"
 )]
 pub struct Cli {
     /// Configuration file.

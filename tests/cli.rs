@@ -401,6 +401,9 @@ fn the_status_says_why_a_keeper_was_stopped_also_after_its_lock_is_free() {
 #[test]
 fn help_leads_to_an_example_of_every_command() {
     let help = say(&["--help"]).out;
+    for wanted in ["who has it", "why it moved", "move it to another host", "stop it on this host"] {
+        assert!(help.contains(wanted), "{help}");
+    }
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands = commands.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
     for command in
