@@ -5,6 +5,7 @@ use crate::ops::steer::Manner;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
@@ -41,9 +42,9 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FORMAT")]
     pub log_format: Option<Format>,
 
-    /// error, warn, info, debug or off
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
-    pub log_level: LevelFilter,
+    /// error, warn, info, debug or off [default: info; of `run`: warn]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<LevelFilter>,
 
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -126,6 +127,25 @@ pub enum Command {
     /// Returns when all children are dead and all locks released, and says who has them then.
     #[command(after_help = "Example: keeperd drain && apt upgrade && keeperd resume --all")]
     Drain(Wait),
+    /// Run one command while holding one lock, here and now: no daemon and no keeper is needed.
+    #[command(
+        after_help = "Example: REDIS_NODES=redis1,redis2,redis3 keeperd run nightly-report --wait 10m -- ./report.sh\n\n\
+        Ends with the command's own exit code (128+n for a signal), 75 when another holds the lock, 69 without a quorum of nodes, 76 \
+        when the lock was lost and the command ended for it, 126 or 127 when it cannot be executed or found."
+    )]
+    Run {
+        /// The lock; where a keeper has this name, its lock and ttl.
+        name: String,
+        /// How long to wait for the lock, as in 30s or 10m [default: not at all]
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        wait: Option<Duration>,
+        /// Length of the lease, as in 30s [default: as configured]
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        ttl: Option<Duration>,
+        /// The command and its arguments; no shell.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Print the script that lets a shell complete commands and options.
     #[command(after_help = "Example: keeperd completions bash > /etc/bash_completion.d/keeperd")]
     Completions { shell: Shell },

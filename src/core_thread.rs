@@ -12,7 +12,7 @@ use crate::core::spread::Spread;
 use crate::guard::{self, ChildSpec, LastResort};
 use crate::health;
 use crate::hooks::Caller;
-use crate::keeper::{self, Keeper, Shared};
+use crate::keeper::{self, Foreground, Keeper, Shared};
 use crate::lock::local::Local;
 use crate::lock::redis::{self, Nodes};
 use crate::lock::{Claim, Engine, Identity};
@@ -71,6 +71,8 @@ pub struct Start {
     pub last_resort: LastResort,
     pub cgroup: bool,
     pub seed: u128,
+    /// For the first keeper; `None` in a daemon.
+    pub foreground: Option<Foreground>,
 }
 
 /// One child specification per keeper of the configuration.
@@ -125,6 +127,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         last_resort,
         cgroup,
         seed,
+        mut foreground,
     } = start;
     let cancel = CancellationToken::new();
     let engine = start_engine(&config, &cancel)?;
@@ -142,7 +145,10 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     let keepers = TaskTracker::new();
     let mut handles = BTreeMap::new();
     let given = children.into_iter().zip(outlets).zip(hooks).zip(probes);
-    let given = given.map(|(((child, outlet), hooks), probes)| Given { child, outlet, hooks, probes });
+    let given = given.map(|(((child, outlet), hooks), probes)| {
+        let foreground = foreground.take();
+        Given { child, outlet, hooks, probes, foreground }
+    });
     for (place, (settings, given)) in config.keepers.iter().zip(given).enumerate() {
         let (handle, inbox) = mpsc::channel(COMMANDS);
         handles.insert(settings.name.clone(), handle);
@@ -208,18 +214,13 @@ fn start_engine(config: &Config, cancel: &CancellationToken) -> io::Result<Engin
     let identity = Identity { host: config.host.clone(), pid: std::process::id() };
     match &config.lock {
         LockConfig::Redis(redis) => {
-            let addresses: Vec<redis::Address> = redis
-                .nodes
-                .iter()
-                .map(|node| redis::Address { display: node.to_string(), url: node.url().to_owned() })
-                .collect();
-            let urls = addresses.iter().map(|address| address.url.clone()).collect();
+            let access = redis.access();
             let settings = redis::Settings {
-                addresses,
+                access: access.clone(),
                 restart_quarantine: redis.restart_quarantine,
                 identity: identity.clone(),
             };
-            Ok(Engine::Redis { nodes: Nodes::start(settings, cancel), urls, identity })
+            Ok(Engine::Redis { nodes: Nodes::start(settings, cancel), access, identity })
         }
         LockConfig::Local(local) => {
             let lock = Local::start(&local.directory, identity.clone()).map_err(|error| {
@@ -242,12 +243,13 @@ struct Given {
     outlet: Arc<Outlet>,
     hooks: Caller,
     probes: Option<health::Link>,
+    foreground: Option<Foreground>,
 }
 
 fn enlist(
     config: &Config,
     settings: &KeeperConfig,
-    Given { child, outlet, hooks, probes }: Given,
+    Given { child, outlet, hooks, probes, foreground }: Given,
     place: usize,
     seed: Seed,
     commands: mpsc::Receiver<Told>,
@@ -292,6 +294,7 @@ fn enlist(
         outlet,
         hooks,
         probes,
+        foreground,
         election,
         inbox,
         commands,

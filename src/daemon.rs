@@ -95,6 +95,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
         last_resort,
         cgroup: std::env::var_os("KEEPERD_CGROUP").is_none_or(|value| value != "off"),
         seed: u128::from_ne_bytes(seed),
+        foreground: None,
     };
     let (ended, end) = oneshot::channel();
     let core = std::thread::Builder::new().name("core".into()).spawn(move || {
@@ -126,7 +127,7 @@ fn try_run(config: Config, log: &LogQueue, format: Format) -> io::Result<()> {
 }
 
 /// All that is configured, before any of it has been heard of.
-fn first_board(config: &Config) -> Arc<Board> {
+pub fn first_board(config: &Config) -> Arc<Board> {
     let keepers = config.keepers.iter().map(|keeper| {
         let view = first_view(&keeper.name, keeper.timing.ttl(), clock::wall());
         (view, Series::new(keeper.process.stop_signal))

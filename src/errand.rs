@@ -115,6 +115,7 @@ impl Errand {
             stop_timeout: GRACE,
             releaser: None,
             lock: None,
+            stdin: None,
             cgroup: false,
         })
     }

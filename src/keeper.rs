@@ -23,7 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -102,7 +102,20 @@ pub struct Keeper {
     pub commands: mpsc::Receiver<Told>,
     /// `None`: nothing of it is probed.
     pub probes: Option<health::Link>,
+    /// `None`: a daemon's keeper.
+    pub foreground: Option<Foreground>,
     pub shared: Rc<Shared>,
+}
+
+/// What `keeperd run` has to do with its keeper: it stands in front of it, with the caller's terminal.
+#[derive(Debug)]
+pub struct Foreground {
+    /// The caller's; the child gets it.
+    pub stdin: Option<OwnedFd>,
+    /// For the child, once it has started.
+    pub signals: mpsc::Receiver<i32>,
+    /// Everything that happens; what finds no room is lost.
+    pub events: mpsc::Sender<Event>,
 }
 
 /// Something that happened, to be told to the election.
@@ -110,6 +123,7 @@ enum Input {
     Node(FromNode),
     Command(Told),
     Health(HealthReport),
+    Signal(i32),
     Born(io::Result<Newborn>),
     Guard(Result<guard::Event, Lost>),
     LastResort,
@@ -192,6 +206,7 @@ impl Shell {
                 let _ = answer.map(|answer| answer.send(refusal.map_or(Ok(()), Err)));
             }
             Input::Health(report) => self.keeper.election.handle_health(clock::now(), report),
+            Input::Signal(signal) => self.tell(guard::Command::Signal(signal)),
             Input::Born(newborn) => self.born(newborn),
             Input::Guard(said) => self.guard_said(said),
             Input::LastResort => self.last_resort(),
@@ -215,6 +230,7 @@ impl Shell {
             input = from_guard(&mut self.slot) => input,
             Some(command) = self.keeper.commands.recv() => Input::Command(command),
             report = health::Link::next(&mut self.keeper.probes) => Input::Health(report),
+            Some(signal) = next_signal(&mut self.keeper.foreground) => Input::Signal(signal),
             Some(from) = self.keeper.inbox.recv() => Input::Node(from),
             () = tokio::time::sleep(pause) => Input::Time,
         }
@@ -289,10 +305,13 @@ impl Shell {
         let stop_timeout = keeper.election.timing().stop_timeout();
         let cgroup = shared.cgroup;
         let output = keeper.outlet.wiring;
+        let duty = if keeper.foreground.is_some() { Duty::Foreground } else { Duty::Term };
+        let stdin = keeper.foreground.as_ref().and_then(|front| front.stdin.as_ref());
+        let stdin = stdin.map(OwnedFd::try_clone).transpose().map_err(|error| error.to_string())?;
         // The thread may end when it likes: a guard asks for no signal on its parent's death (supervisors.md 2).
         Ok(tokio::task::spawn_blocking(move || {
             Newborn::start(&Launch {
-                duty: Duty::Term,
+                duty,
                 executable: Path::new(guard::OWN_EXECUTABLE),
                 spec: &spec,
                 output,
@@ -301,6 +320,7 @@ impl Shell {
                 stop_timeout,
                 releaser: releaser.as_deref(),
                 lock: lock.as_ref().map(AsFd::as_fd),
+                stdin: stdin.as_ref().map(AsFd::as_fd),
                 cgroup,
             })
         }))
@@ -487,6 +507,9 @@ impl Shell {
         self.keeper.hooks.note(event);
         let now = clock::now();
         self.recorder.note(event, now);
+        if let Some(front) = &self.keeper.foreground {
+            let _ = front.events.try_send(event.clone());
+        }
         let at = now.wall;
         // The end of a child that was told to stop is no news.
         let stopped =
@@ -559,6 +582,13 @@ async fn waiting_frame(slot: &mut Slot) -> Option<Result<guard::Event, Lost>> {
         biased;
         said = guard.recv() => Some(said),
         () = std::future::ready(()) => None,
+    }
+}
+
+async fn next_signal(foreground: &mut Option<Foreground>) -> Option<i32> {
+    match foreground {
+        Some(front) => front.signals.recv().await,
+        None => std::future::pending().await,
     }
 }
 

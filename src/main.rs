@@ -1,14 +1,17 @@
 //! keeperd: the command line and the daemon.
 
-use keeperd::cli::{Cli, Command, Named};
-use keeperd::config::{self, Config, Env};
+use keeperd::cli::{CONFIG_DEFAULT, Cli, Command, Named};
+use keeperd::config::{self, Config, ConfigErrors, Env};
 use keeperd::observe::log::{self, Format, LogQueue};
+use keeperd::ops::run::Request;
 use keeperd::ops::status::Question;
 use keeperd::ops::steer::Deed;
 use keeperd::ops::terminal::View;
 use keeperd::{daemon, guard, lock, ops};
 use std::io;
+use std::path::Path;
 use std::process::exit;
+use tracing::level_filters::LevelFilter;
 
 fn main() {
     // A guard or a releaser is this binary again; it must not come near threads, arguments or logging.
@@ -39,6 +42,17 @@ fn main() {
             ops::status::run(&socket(), &Question { name, json, watch, lines }, view, out)
         }
         Some(Command::Logs { name, follow }) => ops::logs::run(&socket(), &name, follow, out),
+        Some(Command::Run { name, wait, ttl, command }) => {
+            // A host that only runs commands need not have a file.
+            let config = if file == Path::new(CONFIG_DEFAULT) && !file.exists() {
+                usable(config::parse(file, "", &env))
+            } else {
+                config(file, &env)
+            };
+            let request = Request { name, wait, ttl, command };
+            let format = cli.log_format.unwrap_or_else(Format::detect);
+            ops::run::run(config, request, cli.log_level.unwrap_or(LevelFilter::WARN), format)
+        }
         Some(Command::Completions { shell }) => ops::printed(ops::completions::print(shell, out)),
         Some(Command::Man) => ops::printed(ops::man::print(out)),
         None => {
@@ -48,16 +62,25 @@ fn main() {
                 eprintln!("keeperd: no thread for the log can be started: {error}");
                 exit(1);
             });
-            log::install(&queue, format, cli.log_level);
+            log::install(&queue, format, cli.log_level.unwrap_or(LevelFilter::INFO));
             daemon::run(config, &queue, format)
         }
     });
 }
 
 /// The whole configuration, right and readable.
-fn config(file: &std::path::Path, env: &Env) -> Config {
-    config::load(file, env).unwrap_or_else(|errors| {
+fn config(file: &Path, env: &Env) -> Config {
+    usable(config::load(file, env))
+}
+
+fn usable(config: Result<Config, ConfigErrors>) -> Config {
+    let config = config.unwrap_or_else(|errors| {
         eprintln!("{errors}");
         exit(ops::check::EXIT_CONFIG);
-    })
+    });
+    if config.lock.holds_secrets() {
+        // Whoever may not read the files may not read them in memory or in a core dump either.
+        let _ = nix::sys::prctl::set_dumpable(false);
+    }
+    config
 }

@@ -321,12 +321,11 @@ fn a_wrong_lock_or_top_level_is_told_with_what_would_be_right() {
             "t.toml:2:10: listen = \"localhost:9470\" must be an IP address and a port such as \"127.0.0.1:9470\" or \"[::]:9470\"",
         ),
         ("[http]\nport = 9470", "t.toml:2:1: unknown key \"port\" in [http]; it knows listen"),
-        ("[lock]\nttls = 1", "t.toml:2:1: unknown key \"ttls\" in [lock]; did you mean \"ttl\"?"),
+        ("[lock]\nttll = 1", "t.toml:2:1: unknown key \"ttll\" in [lock]; did you mean \"ttl\"?"),
         (
             "[lock]\nfrobnicate = 1",
-            "t.toml:2:1: unknown key \"frobnicate\" in [lock]; it knows engine, nodes, ttl, retry_count, retry_delay, key_prefix, restart_quarantine, directory",
+            "t.toml:2:1: unknown key \"frobnicate\" in [lock]; it knows engine, nodes, ttl, retry_count, retry_delay, key_prefix, restart_quarantine, username, password_file, tls, directory",
         ),
-        ("[lock]\ntls = {}", "t.toml:2:1: \"tls\" in [lock] is not built yet; remove it"),
         ("[lock]\nengine = \"etcd\"", "t.toml:2:10: engine must be \"redis\" or \"local\", not \"etcd\""),
         ("[lock]\nretry_count = -2", "t.toml:2:15: retry_count must be a whole number from -1 to 4294967295"),
         (
@@ -659,16 +658,19 @@ fn the_quarantine_covers_the_longest_lease_and_a_shorter_one_is_warned_of() {
 #[test]
 fn an_address_becomes_a_url_for_the_connection_and_is_shown_as_written() {
     let table = [
-        ("redis1", "redis1", "redis://redis1:6379/?protocol=resp3"),
-        ("10.0.0.1:7000", "10.0.0.1:7000", "redis://10.0.0.1:7000/?protocol=resp3"),
-        ("[fd00::1]:6380", "[fd00::1]:6380", "redis://[fd00::1]:6380/?protocol=resp3"),
-        ("[::1]", "[::1]", "redis://[::1]:6379/?protocol=resp3"),
-        ("redis://h", "redis://h", "redis://h:6379/?protocol=resp3"),
-        ("redis://h:1/2", "redis://h:1/2", "redis://h:1/2?protocol=resp3"),
-        ("redis://u:p@h/0", "redis://u:***@h/0", "redis://u:p@h:6379/0?protocol=resp3"),
-        ("redis://:p%2F@h", "redis://:***@h", "redis://:p%2F@h:6379/?protocol=resp3"),
-        ("redis://u:a@b@h", "redis://u:***@h", "redis://u:a@b@h:6379/?protocol=resp3"),
-        ("unix:///run/r.sock", "unix:///run/r.sock", "unix:///run/r.sock?protocol=resp3"),
+        ("redis1", "redis1", "redis://redis1:6379/"),
+        ("10.0.0.1:7000", "10.0.0.1:7000", "redis://10.0.0.1:7000/"),
+        ("[fd00::1]:6380", "[fd00::1]:6380", "redis://[fd00::1]:6380/"),
+        ("[::1]", "[::1]", "redis://[::1]:6379/"),
+        ("redis://h", "redis://h", "redis://h:6379/"),
+        ("redis://h:1/2", "redis://h:1/2", "redis://h:1/2"),
+        ("redis://u:p@h/0", "redis://u:***@h/0", "redis://u:p@h:6379/0"),
+        ("redis://:p%2F@h", "redis://:***@h", "redis://:p%2F@h:6379/"),
+        ("redis://u@h", "redis://***@h", "redis://u@h:6379/"),
+        ("rediss://h:6380", "rediss://h:6380", "redis://h:6380/"),
+        ("rediss://u:p@h", "rediss://u:***@h", "redis://u:p@h:6379/"),
+        ("redis://u:a@b@h", "redis://u:***@h", "redis://u:a@b@h:6379/"),
+        ("unix:///run/r.sock", "unix:///run/r.sock", "unix:///run/r.sock"),
     ];
     for (text, shown, url) in table {
         let address = NodeAddress::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"));
@@ -678,16 +680,15 @@ fn an_address_becomes_a_url_for_the_connection_and_is_shown_as_written() {
 
 #[test]
 fn the_client_library_reads_the_url_as_it_was_meant() {
-    use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
+    use redis::{ConnectionAddr, IntoConnectionInfo};
     let address = NodeAddress::parse("redis://user:a%2Fb@c@host:7/3").unwrap();
     let info = address.url().into_connection_info().unwrap();
     assert_eq!(info.addr(), &ConnectionAddr::Tcp("host".to_owned(), 7));
     assert_eq!(info.redis_settings().username(), Some("user"));
     assert_eq!(info.redis_settings().password(), Some("a/b@c"));
-    assert_eq!((info.redis_settings().db(), info.redis_settings().protocol()), (3, ProtocolVersion::RESP3));
+    assert_eq!(info.redis_settings().db(), 3);
     let socket = NodeAddress::parse("unix:///run/r.sock").unwrap().url().into_connection_info().unwrap();
     assert_eq!(socket.addr(), &ConnectionAddr::Unix("/run/r.sock".into()));
-    assert_eq!(socket.redis_settings().protocol(), ProtocolVersion::RESP3);
 }
 
 #[test]
@@ -705,15 +706,14 @@ fn what_is_no_address_is_refused_without_being_quoted() {
         ("[x]:1", "is not an IPv6 address in brackets, as in [::1]:6379"),
         ("[::1]6379", "has something other than :port after the bracket"),
         ("u:secret@h", "has a login; write it as redis://user:password@host:port"),
-        ("rediss://h", "wants TLS, which is not built yet; use redis:// in a trusted network"),
-        ("http://h", "has an unknown scheme; use host:port, redis://host:port or unix:///path"),
+        ("http://h", "has an unknown scheme; use host:port, redis:// or rediss://host:port, or unix:///path"),
         ("redis://:se/cret@h", "has a / in its password; write it as %2F"),
         (
             "redis://:se#cret@h",
             "must be redis://user:password@host:port/db; write ? and # in a password as %3F and %23",
         ),
-        ("redis://secret@h", "has a login without a password; write redis://user:password@host:port"),
-        ("redis://u:@h", "has a login without a password; write redis://user:password@host:port"),
+        ("redis://@h", "has an empty login; leave out the @"),
+        ("redis://u:@h", "has an empty password; write redis://user:password@host:port"),
         ("redis://h/x", "must end in a database number, as in redis://host:6379/0"),
         (
             "redis://0.0.0.0",
@@ -770,6 +770,144 @@ fn a_file_with_a_password_that_everybody_can_read_is_warned_of() {
         [format!("{name} holds a password and every user can read it; chmod o-r {name}")]
     );
     assert_eq!(warnings(0o640), Vec::<String>::new());
+}
+
+/// The Redis password as it would be used, and the warnings.
+fn password(text: &str, env: &Env) -> (Option<String>, Vec<String>) {
+    let config = read_in(text, env);
+    (redis(&config).login.password.clone(), config.warnings)
+}
+
+#[test]
+fn the_password_comes_from_a_file_a_credential_or_the_environment_and_one_of_them_wins() {
+    let folder = directory("password");
+    let file = folder.join("password");
+    let write = |text: &str| fs::write(&file, text).unwrap();
+    write("from-file\r\n");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let credentials = folder.join("credentials");
+    fs::create_dir_all(&credentials).unwrap();
+    let directory = credentials.display().to_string();
+    let text = format!("{REDIS}username = \"keeperd\"\npassword_file = \"{}\"\n{KEEPER}", file.display());
+    let plain = format!("{REDIS}username = \"keeperd\"\n{KEEPER}");
+
+    // A directory of credentials without ours is another service's business.
+    let others = env([("CREDENTIALS_DIRECTORY", &directory)]);
+    assert_eq!(password(&text, &others), (Some("from-file".to_owned()), vec![]));
+    fs::write(credentials.join("redis-password"), "from-systemd").unwrap();
+    fs::set_permissions(credentials.join("redis-password"), fs::Permissions::from_mode(0o400)).unwrap();
+    assert_eq!(password(&plain, &others), (Some("from-systemd".to_owned()), vec![]));
+    let all = env([("CREDENTIALS_DIRECTORY", &directory), ("KEEPERD_REDIS_PASSWORD", "from-variable")]);
+    assert_eq!(password(&plain.replace("username", "#"), &all).0, Some("from-variable".to_owned()));
+    let (used, warnings) = password(&text, &all);
+    assert_eq!(used.as_deref(), Some("from-variable"));
+    assert_eq!(
+        warnings,
+        [
+            "the Redis password is in password_file and in KEEPERD_REDIS_PASSWORD: the latter counts",
+            "the Redis password is in the credential redis-password and in KEEPERD_REDIS_PASSWORD: the latter counts"
+        ]
+    );
+    assert_eq!(redis(&read_in(&text, &all)).login.username.as_deref(), Some("keeperd"));
+
+    // As a person sees it who has not the daemon's credentials.
+    let (none, warnings) = password(&plain, &env([]));
+    assert!(none.is_none() && warnings[0].contains("no password is known for username"), "{warnings:?}");
+    for (content, why) in [("", "is empty"), ("a\nb\n", "on one line")] {
+        write(content);
+        assert!(errors(&text).contains(why), "{}", errors(&text));
+    }
+    fs::remove_file(&file).unwrap();
+    let missing = errors(&text);
+    assert_eq!(missing.lines().count(), 1, "{missing}");
+    assert!(missing.contains("t.toml:4:17") && missing.contains("cannot be read: No such file"), "{missing}");
+}
+
+#[test]
+fn a_login_in_an_address_needs_a_password_from_somewhere_and_is_not_shown() {
+    let text = format!("[lock]\nnodes = [\"redis://s3cret@a\", \"b\", \"rediss://u:p@c\"]\n{KEEPER}");
+    let wrong = read(&text).warnings;
+    assert_eq!(
+        wrong,
+        [
+            "t.toml:2:10: redis://***@a has a login without a password; write redis://user:password@host:port, or give \
+         it with password_file, the credential or KEEPERD_REDIS_PASSWORD"
+        ]
+    );
+    let config = read_in(&text, &env([("KEEPERD_REDIS_PASSWORD", "pw")]));
+    let access = redis(&config).access();
+    assert_eq!(access.nodes.iter().map(|node| node.tls).collect::<Vec<_>>(), [false, false, true]);
+    assert!(!format!("{config:?}{access:?}").contains("s3cret"));
+    assert!(config.lock.holds_secrets() && !read(&format!("{REDIS}{KEEPER}")).lock.holds_secrets());
+    let warnings = read_in(KEEPER, &env([("REDIS_NODES", "redis://:pw@a")])).warnings;
+    assert!(warnings.iter().any(|w| w.contains("REDIS_NODES holds a password")), "{warnings:?}");
+}
+
+#[test]
+fn certificates_are_read_and_tried_when_the_file_is() {
+    let folder = directory("tls");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap();
+    let cert = params.self_signed(&key).unwrap().pem();
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    for (name, text) in
+        [("ca", &cert), ("key", &key.serialize_pem()), ("other", &other), ("rubbish", &"x".to_owned())]
+    {
+        fs::write(folder.join(name), text).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let text = |nodes: &str, tls: &str| {
+        format!(
+            "[lock]\nnodes = [{nodes}]\ntls = {}\n{KEEPER}",
+            tls.replace('@', &folder.display().to_string())
+        )
+    };
+    const NODES: &str = "\"rediss://a\", \"rediss://b\", \"c\"";
+    let good = read(&text(NODES, "{ ca = \"@/ca\", cert = \"@/ca\", key = \"@/key\" }"));
+    assert!(redis(&good).pem.client.is_some() && good.warnings.is_empty(), "{:?}", good.warnings);
+    assert!(!format!("{good:?}").contains("PRIVATE KEY"));
+    for (tls, why) in [
+        ("{ ca = \"@/rubbish\" }", "ca in [lock] tls holds no certificate in PEM"),
+        ("{ ca = \"@/none\" }", "cannot be read"),
+        ("{ cert = \"@/ca\" }", "tls has a cert without its key"),
+        ("{ key = \"@/key\" }", "tls has a key without its cert"),
+        ("{ ca = \"@/ca\", cert = \"@/ca\", key = \"@/other\" }", "key in [lock] tls does not go with cert"),
+        ("{ ca = \"@/ca\", cert = \"@/ca\", key = \"@/ca\" }", "key in [lock] tls holds no private key"),
+        ("{ cb = \"@/ca\" }", "unknown key"),
+        ("\"@/ca\"", "tls must be a table"),
+    ] {
+        let found = errors(&text(NODES, tls));
+        assert!(found.contains(why) && found.lines().count() == 1, "{tls}: {found}");
+    }
+    let unused = read(&text("\"a\", \"b\", \"c\"", "{ ca = \"@/rubbish\" }")).warnings;
+    assert_eq!(unused, ["t.toml:3:7: tls has no effect: no node is rediss://"]);
+}
+
+#[test]
+fn files_with_secrets_that_others_can_read_are_warned_of() {
+    let folder = directory("readable");
+    let file = folder.join("password");
+    fs::write(&file, "pw\n").unwrap();
+    let text = format!("{REDIS}password_file = \"{}\"\n{KEEPER}", file.display());
+    let warnings = |mode| {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        read(&text).warnings
+    };
+    assert_eq!(warnings(0o600), Vec::<String>::new());
+    let name = file.display();
+    assert_eq!(
+        warnings(0o604),
+        [format!("{name} holds the Redis password and every user can read it; chmod o-r {name}")]
+    );
+    // Root's own group has no members; another has.
+    if nix::unistd::Uid::effective().is_root() {
+        assert_eq!(warnings(0o640), Vec::<String>::new());
+        std::os::unix::fs::chown(&file, None, Some(12345)).unwrap();
+        assert_eq!(
+            warnings(0o640),
+            [format!("{name} holds the Redis password and its group can read it; chmod g-r {name}")]
+        );
+    }
 }
 
 #[test]
@@ -898,8 +1036,17 @@ fn every_commented_key_of_the_example_is_a_key() {
             Some(_) | None => format!("{line}\n"),
         })
         .collect();
-    let config = read(&all);
-    assert_eq!(config.warnings, ["t.toml:19:13: directory has no effect with engine \"redis\""]);
+    let password = directory("example").join("password");
+    fs::write(&password, "pw").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let config = read(&all.replace("/etc/keeperd/redis-password", &password.display().to_string()));
+    assert_eq!(
+        config.warnings,
+        [
+            "t.toml:22:13: directory has no effect with engine \"redis\"",
+            "t.toml:21:7: tls has no effect: no node is rediss://"
+        ]
+    );
     let readme = fs::read_to_string(shipped("README.md")).unwrap();
     for key in all.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         let plain = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');

@@ -193,6 +193,7 @@ impl Plan {
             deadlines: self.deadlines,
             stop_timeout: self.stop_timeout,
             releaser: self.release.then_some(&released),
+            stdin: None,
             lock: lock.as_ref().map(AsFd::as_fd),
             cgroup: self.cgroup,
         };

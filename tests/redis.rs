@@ -2,6 +2,8 @@
 //!
 //! Each sentence runs against Redis 6.2, Redis 7.0 (`redis-server` on the PATH) and Valkey 9.1 (both others under `KEEPERD_TEST_SERVERS`).
 
+#[path = "redis/daemon.rs"]
+mod daemon;
 #[path = "redis/host.rs"]
 mod host;
 #[path = "redis/server.rs"]
@@ -46,6 +48,10 @@ mod answers;
 mod bids;
 #[path = "redis/connection.rs"]
 mod connection;
+#[path = "redis/run.rs"]
+mod run;
+#[path = "redis/secure.rs"]
+mod secure;
 #[path = "redis/tools.rs"]
 mod tools;
 #[path = "redis/wakes.rs"]

@@ -10,7 +10,7 @@ pub const SOCKET_PATH_MAX: usize = 107;
 
 /// A Redis node as the operator wrote it.
 ///
-/// `host`, `host:port`, `[v6]:port`, `redis://[user:password@]host[:port][/db]`, or `unix:///path`.
+/// `host`, `host:port`, `[v6]:port`, `redis[s]://[user[:password]@]host[:port][/db]`, or `unix:///path`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct NodeAddress {
     shown: String,
@@ -18,6 +18,8 @@ pub struct NodeAddress {
     /// The server without login and database: two databases of one server are one node.
     server: String,
     has_password: bool,
+    has_user: bool,
+    tls: bool,
 }
 
 /// Why a text is no node address. Never quotes it, for it may hold a secret.
@@ -31,7 +33,7 @@ fn bad<T>(why: impl Into<String>) -> Result<T, BadAddress> {
 
 impl NodeAddress {
     /// # Errors
-    /// When it is in none of the forms above, or needs TLS.
+    /// When it is in none of the forms above.
     pub fn parse(text: &str) -> Result<Self, BadAddress> {
         if text.is_empty() {
             return bad("is empty; write host:port");
@@ -41,12 +43,11 @@ impl NodeAddress {
         }
         let address = match text.split_once("://") {
             None => bare(text),
-            Some(("redis", rest)) => redis_url(rest),
+            Some((scheme @ ("redis" | "rediss"), rest)) => redis_url(scheme, rest),
             Some(("unix", path)) => unix(path),
-            Some(("rediss", _)) => {
-                bad("wants TLS, which is not built yet; use redis:// in a trusted network")
+            Some(_) => {
+                bad("has an unknown scheme; use host:port, redis:// or rediss://host:port, or unix:///path")
             }
-            Some(_) => bad("has an unknown scheme; use host:port, redis://host:port or unix:///path"),
         }?;
         // What the client library refuses must be told now, not at the first connection.
         match address.url.as_str().into_connection_info() {
@@ -55,9 +56,18 @@ impl NodeAddress {
         }
     }
 
-    /// For the connection, with the secret; RESP3. Never to be shown.
+    /// For the connection, with the secret; `redis://` also where [`NodeAddress::is_tls`]. Never to be shown.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The password must come from elsewhere.
+    pub fn lacks_password(&self) -> bool {
+        self.has_user && !self.has_password
     }
 
     pub fn has_password(&self) -> bool {
@@ -89,13 +99,15 @@ fn bare(text: &str) -> Result<NodeAddress, BadAddress> {
     let (host, port) = host_and_port(text)?;
     Ok(NodeAddress {
         shown: text.to_owned(),
-        url: format!("redis://{host}:{port}/?protocol=resp3"),
+        url: format!("redis://{host}:{port}/"),
         server: format!("{}:{port}", host.to_ascii_lowercase()),
         has_password: false,
+        has_user: false,
+        tls: false,
     })
 }
 
-fn redis_url(rest: &str) -> Result<NodeAddress, BadAddress> {
+fn redis_url(scheme: &str, rest: &str) -> Result<NodeAddress, BadAddress> {
     if rest.contains(['?', '#']) {
         return bad("must be redis://user:password@host:port/db; write ? and # in a password as %3F and %23");
     }
@@ -112,19 +124,21 @@ fn redis_url(rest: &str) -> Result<NodeAddress, BadAddress> {
             Some((user, password)) if !password.is_empty() => {
                 (format!("{login}@"), format!("{user}:***@"), target)
             }
-            // Often a password in the place of the user: the client library would send none and the log would show it.
-            Some(_) | None => {
-                return bad("has a login without a password; write redis://user:password@host:port");
-            }
+            Some(_) => return bad("has an empty password; write redis://user:password@host:port"),
+            None if login.is_empty() => return bad("has an empty login; leave out the @"),
+            // Hidden, for it is often a password in the place of the user.
+            None => (format!("{login}@"), "***@".to_owned(), target),
         },
     };
     let (host, port) = host_and_port(target)?;
     let path = if rest.contains('/') { format!("/{database}") } else { String::new() };
     Ok(NodeAddress {
-        shown: format!("redis://{masked}{target}{path}"),
-        url: format!("redis://{login}{host}:{port}/{database}?protocol=resp3"),
+        shown: format!("{scheme}://{masked}{target}{path}"),
+        url: format!("redis://{login}{host}:{port}/{database}"),
         server: format!("{}:{port}", host.to_ascii_lowercase()),
-        has_password: !login.is_empty(),
+        has_password: login.contains(':'),
+        has_user: !login.is_empty(),
+        tls: scheme == "rediss",
     })
 }
 
@@ -140,9 +154,11 @@ fn unix(path: &str) -> Result<NodeAddress, BadAddress> {
     }
     Ok(NodeAddress {
         shown: format!("unix://{path}"),
-        url: format!("unix://{path}?protocol=resp3"),
+        url: format!("unix://{path}"),
         server: path.to_owned(),
         has_password: false,
+        has_user: false,
+        tls: false,
     })
 }
 

@@ -3,11 +3,10 @@
 use super::decode::{Field, Located};
 use super::report::{Place, Report, Source};
 use super::schema::{self, RawConfig, RawKeeper};
-use super::{Config, ConfigErrors, Env, KEEPERS_MAX, validate};
+use super::{Config, ConfigErrors, Env, KEEPERS_MAX, secrets, validate};
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::de::DeTable;
@@ -233,11 +232,7 @@ fn warn_if_secret_is_readable(path: &Path, raw: &RawConfig, report: &mut Report)
     if !nodes.value.addresses.iter().any(|address| address.value.has_password()) {
         return;
     }
-    let Ok(metadata) = std::fs::metadata(path) else { return };
-    if metadata.permissions().mode() & 0o004 != 0 {
-        let file = path.display();
-        report.warn(format!("{file} holds a password and every user can read it; chmod o-r {file}"));
-    }
+    secrets::warn_if_readable(path, "a password", report);
 }
 
 #[cfg(test)]

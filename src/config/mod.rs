@@ -15,6 +15,7 @@ mod load;
 mod places;
 mod report;
 mod schema;
+mod secrets;
 mod validate;
 mod values;
 
@@ -22,11 +23,13 @@ pub use address::{BadAddress, NodeAddress};
 pub use environment::Env;
 pub use load::{load, parse, socket_named_in};
 pub use places::control_sockets;
+pub use values::check_name;
 
 use crate::core::preference::Priorities;
 use crate::core::restart::RestartRules;
 use crate::core::timing::Timing;
 use crate::env_file::EnvFile;
+use crate::lock::redis::{Access, Address, Login, Pem};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,6 +57,8 @@ pub struct Config {
     /// Where the journal takes entries.
     pub journal_socket: PathBuf,
     pub keepers: Vec<KeeperConfig>,
+    /// The lease of a lock that has no keeper here.
+    pub ttl: Duration,
     /// Allowed, but to be told to the operator.
     pub warnings: Vec<String>,
 }
@@ -62,6 +67,20 @@ pub struct Config {
 pub enum LockConfig {
     Redis(RedisConfig),
     Local(LocalConfig),
+}
+
+impl LockConfig {
+    /// A password or a private key.
+    pub fn holds_secrets(&self) -> bool {
+        match self {
+            LockConfig::Redis(RedisConfig { nodes, login, pem, .. }) => {
+                login.password.is_some()
+                    || pem.client.is_some()
+                    || nodes.iter().any(NodeAddress::has_password)
+            }
+            LockConfig::Local(_) => false,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -73,6 +92,25 @@ pub struct RedisConfig {
     pub retry_delay: Duration,
     /// How long a node with a new run does not vote; zero: off.
     pub restart_quarantine: Duration,
+    /// For nodes whose address does not say it.
+    pub login: Login,
+    pub pem: Pem,
+}
+
+impl RedisConfig {
+    /// What connections are made with; holds the secrets.
+    pub fn access(&self) -> Access {
+        let node = |node: &NodeAddress| Address {
+            display: node.to_string(),
+            url: node.url().to_owned(),
+            tls: node.is_tls(),
+        };
+        Access {
+            nodes: self.nodes.iter().map(node).collect(),
+            login: self.login.clone(),
+            pem: self.pem.clone(),
+        }
+    }
 }
 
 /// Retries after the first attempt, as in the npm package redlock.

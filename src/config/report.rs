@@ -88,6 +88,11 @@ impl Report {
         self.errors.push((place.clone(), message.into()));
     }
 
+    /// Of errors so far.
+    pub fn count(&self) -> usize {
+        self.errors.len()
+    }
+
     pub fn warn(&mut self, message: impl Into<String>) {
         self.warnings.push(message.into());
     }

@@ -3,6 +3,7 @@
 use super::address::NodeAddress;
 use super::decode::{Field, Item, Located, Shape, Table};
 use super::report::{Place, Report, Source};
+use super::secrets::{self, RawTls};
 use super::values::{self, command, key_prefix, name, number, positive, ttl};
 use super::{Health, Isolation, KEEPERS_MAX, Limit, OutputConfig, Probe, RetryCount, health};
 use crate::core::preference::Priorities;
@@ -31,10 +32,14 @@ static LOCK: Shape = Shape {
         "retry_delay",
         "key_prefix",
         "restart_quarantine",
+        "username",
+        "password_file",
+        "tls",
         "directory",
     ],
-    not_built: &["username", "password_file", "tls"],
+    not_built: &[],
 };
+pub static TLS: Shape = Shape { title: "tls", keys: &["ca", "cert", "key"], not_built: &[] };
 static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"], not_built: &[] };
 static HTTP: Shape = Shape { title: "[http]", keys: &["listen"], not_built: &[] };
 const KEEPER_NOT_BUILT: &[&str] = &[];
@@ -117,6 +122,9 @@ pub struct RawLock {
     pub retry_delay: Field<Duration>,
     pub key_prefix: Field<String>,
     pub restart_quarantine: Field<Quarantine>,
+    pub username: Field<String>,
+    pub password_file: Field<PathBuf>,
+    pub tls: Field<RawTls>,
     pub directory: Field<PathBuf>,
 }
 
@@ -321,6 +329,9 @@ fn lock(table: &Table<'_>, report: &mut Report) -> RawLock {
             }
             item.duration(report).map(Quarantine::For)
         }),
+        username: table.field("username", report, Item::word),
+        password_file: table.field("password_file", report, Item::path),
+        tls: table.field("tls", report, secrets::tls),
         directory: table.field("directory", report, Item::path),
     }
 }

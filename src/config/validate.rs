@@ -7,7 +7,7 @@ use super::schema::{Engine, Quarantine, RawConfig, RawLock, RawNodes};
 use super::values::check_host;
 use super::{
     Config, ControlConfig, Env, HttpConfig, LocalConfig, LockConfig, NODES_MAX, NodeAddress, RedisConfig,
-    RetryCount, address, keeper, places,
+    RetryCount, address, keeper, places, secrets,
 };
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -27,18 +27,20 @@ pub fn validate(raw: RawConfig, env: &Env, source: &Arc<Source>, report: &mut Re
     keeper::own_files(&written, &defaults, report);
     let keepers: Vec<_> =
         written.into_iter().filter_map(|raw| keeper::resolve(raw, &defaults, &ttl, source, report)).collect();
+    let other_ttl = defaults.ttl.clone().or(ttl).value().unwrap_or(super::TTL_DEFAULT);
     let ttl_max = keepers.iter().map(|keeper| keeper.timing.ttl()).max().unwrap_or_default();
     Config {
         host: host(host_field, source, report),
         lock: if local {
             LockConfig::Local(local_lock(lock, env, source, report))
         } else {
-            LockConfig::Redis(redis_lock(lock, overrides, ttl_max, source, report))
+            LockConfig::Redis(redis_lock(lock, overrides, ttl_max, env, source, report))
         },
         journal_socket: journal_socket(env, report),
         control: ControlConfig { socket: socket_path(socket, env, source, report) },
         http: listen.value().map(|listen| HttpConfig { listen }),
         keepers,
+        ttl: other_ttl,
         warnings: Vec::new(),
     }
 }
@@ -82,6 +84,9 @@ fn local_lock(lock: RawLock, env: &Env, source: &Arc<Source>, report: &mut Repor
         ("retry_delay", lock.retry_delay.place()),
         ("key_prefix", lock.key_prefix.place()),
         ("restart_quarantine", lock.restart_quarantine.place()),
+        ("username", lock.username.place()),
+        ("password_file", lock.password_file.place()),
+        ("tls", lock.tls.place()),
     ] {
         if let Some(place) = place {
             report.warn_at(place, format!("{key} has no effect with engine \"local\""));
@@ -103,6 +108,7 @@ fn redis_lock(
     lock: RawLock,
     overrides: Overrides,
     ttl_max: Duration,
+    env: &Env,
     source: &Arc<Source>,
     report: &mut Report,
 ) -> RedisConfig {
@@ -110,10 +116,14 @@ fn redis_lock(
         report.warn_at(place, "directory has no effect with engine \"redis\"");
     }
     let engine_known = !lock.engine.is_bad();
+    let login = secrets::login(&lock, env, report);
     let from_env = matches!(overrides.nodes, Field::Given(_) | Field::Bad);
     let nodes_field = overrides.nodes.or(lock.nodes);
     let nodes = match nodes_field {
-        Field::Given(nodes) => check_nodes(nodes.value, &nodes.place, from_env, report),
+        Field::Given(nodes) => {
+            warn_of_logins(&nodes.value, login.password.is_some(), from_env, report);
+            check_nodes(nodes.value, &nodes.place, from_env, report)
+        }
         Field::Bad => Vec::new(),
         Field::Absent => {
             if engine_known {
@@ -127,8 +137,11 @@ fn redis_lock(
             Vec::new()
         }
     };
+    let pem = secrets::pem(&lock.tls, nodes.iter().any(NodeAddress::is_tls), source, report);
     RedisConfig {
         nodes,
+        login,
+        pem,
         key_prefix: lock.key_prefix.value().unwrap_or_else(|| "redlock:".to_owned()),
         retry_count: overrides.retry_count.or(lock.retry_count).value().unwrap_or(RetryCount::Times(3)),
         retry_delay: overrides.retry_delay.or(lock.retry_delay).value().unwrap_or(Duration::from_millis(200)),
@@ -156,6 +169,27 @@ fn quarantine(field: Field<Quarantine>, ttl_max: Duration, report: &mut Report) 
             }
             span
         }
+    }
+}
+
+/// The password that is configured goes with every user name, also with one in an address.
+fn warn_of_logins(nodes: &RawNodes, has_password: bool, from_env: bool, report: &mut Report) {
+    for node in &nodes.addresses {
+        if node.value.lacks_password() && !has_password {
+            let message = format!(
+                "{} has a login without a password; write redis://user:password@host:port, or give it with password_file, the \
+                 credential or {}",
+                node.value,
+                secrets::PASSWORD_VARIABLE
+            );
+            report.warn_at(&node.place, message);
+        }
+    }
+    if from_env && nodes.addresses.iter().any(|node| node.value.has_password()) {
+        report.warn(format!(
+            "REDIS_NODES holds a password, which every keeper finds in its environment; {} is kept from them",
+            secrets::PASSWORD_VARIABLE
+        ));
     }
 }
 

@@ -61,13 +61,22 @@ pub fn check_host(text: &str) -> Result<(), &'static str> {
 
 pub fn name(item: &Item<'_>, report: &mut Report) -> Option<String> {
     let text = item.string(report)?;
+    match check_name(&text) {
+        Ok(()) => Some(text),
+        Err(complaint) => item.refuse(report, complaint),
+    }
+}
+
+/// Of a keeper or a lock.
+///
+/// # Errors
+/// Says what would be right.
+pub fn check_name(text: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
-        return Some(text);
+        return Ok(());
     }
-    let complaint =
-        format!("{} must be 1 to 128 letters, digits, dots, underscores or dashes", quoted(&text));
-    item.refuse(report, complaint)
+    Err(format!("{} must be 1 to 128 letters, digits, dots, underscores or dashes", quoted(text)))
 }
 
 pub fn command(item: &Item<'_>, report: &mut Report) -> Option<Vec<String>> {

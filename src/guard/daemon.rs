@@ -53,6 +53,8 @@ pub struct Launch<'a> {
     pub releaser: Option<&'a [u8]>,
     /// Lock file of the local engine: guard and main process hold it too (R4).
     pub lock: Option<BorrowedFd<'a>>,
+    /// What the child reads; `None`: nothing.
+    pub stdin: Option<BorrowedFd<'a>>,
     /// Whether to use a cgroup if there is one.
     pub cgroup: bool,
 }
@@ -127,7 +129,7 @@ impl Newborn {
         })?;
         let fds: Vec<RawFd> = [Some(spec.as_raw_fd()), releaser.as_ref().map(AsRawFd::as_raw_fd)]
             .into_iter()
-            .chain([launch.lock.as_ref().map(AsRawFd::as_raw_fd)])
+            .chain([&launch.lock, &launch.stdin].map(|fd| fd.as_ref().map(AsRawFd::as_raw_fd)))
             .flatten()
             .collect();
         if !transmit(socket.as_raw_fd(), Order::Arm(Arm::from(launch)), FIRST, &fds) {
@@ -261,6 +263,7 @@ impl From<&Launch<'_>> for Arm {
             stop_timeout: launch.stop_timeout,
             releaser: launch.releaser.is_some(),
             lock: launch.lock.is_some(),
+            stdin: launch.stdin.is_some(),
             cgroup: launch.cgroup,
         }
     }

@@ -14,7 +14,7 @@ const VERSION: u8 = 1;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Seq(pub u64);
 
-/// The first frame. Its descriptors come with it: spec, then releaser and lock if they are announced.
+/// The first frame. Its descriptors come with it: spec, then releaser, lock and stdin if they are announced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Arm {
     pub token: u64,
@@ -22,10 +22,11 @@ pub(super) struct Arm {
     pub stop_timeout: Duration,
     pub releaser: bool,
     pub lock: bool,
+    pub stdin: bool,
     pub cgroup: bool,
 }
 
-/// What the daemon may ask once the guard is launched. Each is answered by an [`Ack`].
+/// What the daemon may ask once the guard is launched. Each but [`Command::Signal`] is answered by an [`Ack`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
     /// Start the child, unless it is `start_by` or `stop_at` before it has reached its exec. Refused while anything of the last one lives.
@@ -41,6 +42,8 @@ pub enum Command {
     Kill,
     /// Go away without releasing. Refused while anything lives.
     Quit,
+    /// Pass a signal on to the main process, if it runs.
+    Signal(i32),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -215,7 +218,8 @@ impl Order {
     pub(super) fn encode(self, seq: Seq) -> [u8; SIZE] {
         let (kind, words) = match self {
             Order::Arm(a) => {
-                let flags = u64::from(a.releaser) | u64::from(a.lock) << 1 | u64::from(a.cgroup) << 2;
+                let flags = [a.releaser, a.lock, a.cgroup, a.stdin];
+                let flags = flags.iter().enumerate().fold(0, |bits, (i, on)| bits | u64::from(*on) << i);
                 let timeout = u64::try_from(a.stop_timeout.as_nanos()).unwrap_or(u64::MAX);
                 let Deadlines { stop_at, kill_at } = a.deadlines;
                 (1, [flags, a.token, stop_at.as_nanos(), kill_at.as_nanos(), timeout, 0])
@@ -228,6 +232,7 @@ impl Order {
             Order::Command(Command::Kill) => (5, [0; 6]),
             Order::Command(Command::Quit) => (6, [0; 6]),
             Order::Command(Command::Restart { kill_by }) => (7, [kill_by.as_nanos(), 0, 0, 0, 0, 0]),
+            Order::Command(Command::Signal(signal)) => (8, [int(signal), 0, 0, 0, 0, 0]),
         };
         pack(kind, seq.0, words)
     }
@@ -239,6 +244,7 @@ impl Order {
                 releaser: w[0] & 1 != 0,
                 lock: w[0] & 2 != 0,
                 cgroup: w[0] & 4 != 0,
+                stdin: w[0] & 8 != 0,
                 token: w[1],
                 deadlines: Deadlines { stop_at: instant(w[2]), kill_at: instant(w[3]) },
                 stop_timeout: Duration::from_nanos(w[4]),
@@ -252,6 +258,7 @@ impl Order {
             5 => Order::Command(Command::Kill),
             6 => Order::Command(Command::Quit),
             7 => Order::Command(Command::Restart { kill_by: instant(w[0]) }),
+            8 => Order::Command(Command::Signal(from_int(w[0])?)),
             _ => return None,
         };
         Some((Seq(seq), order))
@@ -324,6 +331,7 @@ mod tests {
             stop_timeout: Duration::from_millis(5),
             releaser: true,
             lock: false,
+            stdin: true,
             cgroup: true,
         };
         let commands = [
@@ -333,6 +341,7 @@ mod tests {
             Command::Kill,
             Command::Quit,
             Command::Restart { kill_by: at(5) },
+            Command::Signal(15),
         ];
         for order in commands.map(Order::Command).into_iter().chain([Order::Arm(arm)]) {
             assert_eq!(Order::decode(&order.encode(Seq(9))), Some((Seq(9), order)));

@@ -33,6 +33,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 const GUARD_TITLE: &str = "keeperd: guard ";
+const FOREGROUND_TITLE: &str = "keeperd: run "; // of the guard, not of `keeperd run`
 const ERRAND_TITLE: &str = "keeperd: errand ";
 const RELEASER_TITLE: &str = "keeperd: releaser ";
 
@@ -42,15 +43,27 @@ pub enum Duty {
     /// A keeper's term: it must be on time whatever the host is going through.
     #[default]
     Term,
+    /// A term whose child stands in the place of the daemon itself, `keeperd run`: in its session and process group, so that it has the
+    /// terminal, and Ctrl-C and Ctrl-Z mean what they always do. The guard has a group of its own, which neither reaches.
+    Foreground,
     /// One short command of the daemon itself ([`crate::errand`]). It stays in the daemon's session, where [`LastResort`] leaves it and
     /// all below it alone.
     Errand,
 }
 
 impl Duty {
+    /// A lease depends on it.
+    fn is_term(self) -> bool {
+        match self {
+            Duty::Term | Duty::Foreground => true,
+            Duty::Errand => false,
+        }
+    }
+
     fn title(self) -> &'static str {
         match self {
             Duty::Term => GUARD_TITLE,
+            Duty::Foreground => FOREGROUND_TITLE,
             Duty::Errand => ERRAND_TITLE,
         }
     }
@@ -62,7 +75,7 @@ impl Duty {
 pub fn main_if_guard(releaser: fn(OwnedFd) -> i32) {
     let title = std::env::args_os().next().unwrap_or_default();
     let plays = |role: &str| title.as_bytes().starts_with(role.as_bytes());
-    for duty in [Duty::Term, Duty::Errand] {
+    for duty in [Duty::Term, Duty::Foreground, Duty::Errand] {
         if plays(duty.title()) {
             std::process::exit(guard_main(duty));
         }

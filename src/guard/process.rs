@@ -98,6 +98,7 @@ struct Charge {
     stop_timeout: Duration,
     releaser: Option<OwnedFd>,
     lock: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
     leaf: Option<Leaf>,
 }
 
@@ -161,7 +162,7 @@ impl Guard {
         guard.set_timer();
         let walk = guard.rehearse();
         let cgroup = guard.charge.leaf.is_some();
-        let locked = duty == Duty::Term && setup::lock_memory();
+        let locked = duty.is_term() && setup::lock_memory();
         guard.say(Event::Armed(Report { cgroup, walk, locked, ..report }));
         guard.acknowledge(seq, true, clock::boot());
         Ok(Some(guard))
@@ -249,6 +250,12 @@ impl Guard {
                 self.quit = matches!(self.state, State::Idle | State::Dead);
                 self.quit
             }
+            Command::Signal(signal) => {
+                if let Some(Main { pid, exec: None, .. }) = &self.main {
+                    let _ = sys::kill(pid.as_raw(), signal); // not reaped, so the number is still its own
+                }
+                return;
+            }
         };
         self.acknowledge(seq, accepted, now);
     }
@@ -271,7 +278,8 @@ impl Guard {
         }
         let start = Start {
             parent: getpid(),
-            null: self.null.as_fd(),
+            stdin: self.charge.stdin.as_ref().unwrap_or(&self.null).as_fd(),
+            foreground: self.inherited.foreground,
             lock: self.charge.lock.as_ref().map(AsFd::as_fd),
             leaf: self.charge.leaf.as_ref(),
             oom_score: self.inherited.oom_score.as_deref(),
@@ -472,8 +480,8 @@ impl Charge {
         let missing = || io::Error::new(io::ErrorKind::InvalidData, "descriptors are missing");
         let mut text = Vec::new();
         File::from(next(true).ok_or_else(missing)?).read_to_end(&mut text)?;
-        let (releaser, lock) = (next(arm.releaser), next(arm.lock));
-        if releaser.is_some() != arm.releaser || lock.is_some() != arm.lock {
+        let (releaser, lock, stdin) = (next(arm.releaser), next(arm.lock), next(arm.stdin));
+        if [&releaser, &lock, &stdin].map(Option::is_some) != [arm.releaser, arm.lock, arm.stdin] {
             return Err(missing());
         }
         let spec: ChildSpec = serde_json::from_slice(&text)?;
@@ -485,6 +493,7 @@ impl Charge {
             stop_timeout: arm.stop_timeout,
             releaser,
             lock,
+            stdin,
             leaf: leaf.and_then(|path| Leaf::create(path).ok()),
             job: Job::new(spec),
         })
@@ -494,7 +503,7 @@ impl Charge {
 /// The only frame that is waited for, and the only one with descriptors.
 fn first_frame(socket: &OwnedFd) -> io::Result<Option<(Seq, Arm, Vec<OwnedFd>)>> {
     let mut bytes = [0; SIZE + 1];
-    let mut space = nix::cmsg_space!([i32; 3]);
+    let mut space = nix::cmsg_space!([i32; 4]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;

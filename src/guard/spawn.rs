@@ -4,6 +4,7 @@
 use super::cgroup::Leaf;
 use super::frame::Stage;
 use super::init::{self, Pipes};
+use super::setup::Foreground;
 use super::spec::{ChildSpec, limit_by_name};
 use super::sys::{self, Forked};
 use crate::clock;
@@ -195,7 +196,9 @@ fn candidates(program: &OsStr, path: Option<&OsStr>) -> Vec<OsString> {
 pub(super) struct Start<'a> {
     /// As the child knows it: the guard, or 1 in a PID namespace.
     pub parent: Pid,
-    pub null: BorrowedFd<'a>,
+    pub stdin: BorrowedFd<'a>,
+    /// `None`: it leads a session of its own.
+    pub foreground: Option<Foreground>,
     pub lock: Option<BorrowedFd<'a>>,
     pub leaf: Option<&'a Leaf>,
     /// The daemon's values, which the guard has changed for itself.
@@ -247,7 +250,11 @@ pub(super) fn start(job: &Job, start: &Start<'_>) -> Result<Started, Failure> {
 }
 
 pub(super) fn run(job: &Job, start: &Start<'_>, placed: bool) -> Result<Infallible, Failure> {
-    unistd::setsid().map_err(at(Stage::Session))?;
+    match start.foreground {
+        None => unistd::setsid().map(drop),
+        Some(Foreground { group, .. }) => unistd::setpgid(Pid::from_raw(0), group),
+    }
+    .map_err(at(Stage::Session))?;
     if let Some(leaf) = start.leaf.filter(|_| !placed) {
         let _ = write(leaf.procs(), b"0"); // the walk works without it; the guard tells the daemon
     }
@@ -262,7 +269,7 @@ pub(super) fn run(job: &Job, start: &Start<'_>, placed: bool) -> Result<Infallib
         return Err(at(Stage::ParentDeath)(Errno::ESRCH));
     }
     arrange_descriptors(start).map_err(at(Stage::Descriptors))?;
-    sys::default_signals();
+    sys::default_signals(start.foreground.map_or(0, |foreground| foreground.ignored));
     SigSet::empty().thread_set_mask().map_err(at(Stage::Signals))?;
     exec(fresh.as_ref().unwrap_or(&job.program), &job.argv, start.before)
 }
@@ -320,9 +327,9 @@ fn enter_working_dir(job: &Job) -> Result<(), Failure> {
     }
 }
 
-/// Null, the two output pipes, and the lock file (R4). All of the guard's own are close-on-exec already; the sweep is a belt.
+/// Null or the caller's stdin, the two output pipes, and the lock file (R4). All of the guard's own are close-on-exec already; the sweep is a belt.
 fn arrange_descriptors(start: &Start<'_>) -> nix::Result<()> {
-    unistd::dup2_stdin(start.null.as_fd())?;
+    unistd::dup2_stdin(start.stdin.as_fd())?;
     let _ = sys::cloexec_from(3); // ENOSYS before Linux 5.11
     match start.lock {
         Some(lock) => fcntl(lock, F_SETFD(FdFlag::empty())).map(drop),

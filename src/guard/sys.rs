@@ -215,11 +215,11 @@ fn waitpid(target: i32, options: i32) -> nix::Result<Option<(i32, Exit)>> {
     Ok(Some((pid, exit)))
 }
 
-/// Every signal back to its default. Exec does that for handlers but keeps *ignored*, and Rust ignores SIGPIPE. By system call, because
+/// Every signal but those `kept` (bit n − 1 for signal n) back to its default. Exec does that for handlers but keeps *ignored*, and Rust ignores SIGPIPE. By system call, because
 /// the C library hides two numbers that a parent may still have left ignored.
-pub(super) fn default_signals() {
+pub(super) fn default_signals(kept: u64) {
     let default = [0_u64; 4]; // the kernel's sigaction with SIG_DFL, no flags, an empty mask
-    for signal in 1..=64 {
+    for signal in (1..=64).filter(|signal| kept >> (signal - 1) & 1 == 0) {
         let no_old = std::ptr::null::<u64>();
         // SAFETY: the kernel's structure is at most this large, and SIG_DFL runs no code. KILL and STOP refuse, which is as good.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, size_of::<u64>()) };

@@ -186,14 +186,21 @@ impl Write for Path {
 #[derive(Debug)]
 pub struct LastResort {
     walk: Walk,
-    session: Pid,
+    /// Whose children are not ours to kill.
+    spared: Option<Pid>,
 }
 
 impl LastResort {
     /// Makes this process a subreaper. To be called at the daemon's start, before the first guard.
     pub fn install() -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
-        Ok(LastResort { walk: Walk::new(), session: getsid(None)? })
+        Ok(LastResort { walk: Walk::new(), spared: Some(getsid(None)?) })
+    }
+
+    /// As [`LastResort::install`] for `keeperd run`, whose child is in its own session ([`super::Duty::Foreground`]) and which does
+    /// nothing else: every child that is not a guard is an orphan.
+    pub fn install_in_front() -> io::Result<Self> {
+        Ok(LastResort { spared: None, ..LastResort::install()? })
     }
 
     /// One pass that does not wait: kills and reaps what a lost guard left. True when the proof is complete.
@@ -215,10 +222,10 @@ impl LastResort {
     }
 
     fn kill_strangers(&mut self, guards: &BTreeSet<u32>) -> usize {
-        let session = self.session;
+        let spared = self.spared;
         let seen = self.walk.kill_all(|child| {
             let known = u32::try_from(child).is_ok_and(|pid| guards.contains(&pid));
-            known || getsid(Some(Pid::from_raw(child))).is_ok_and(|sid| sid == session)
+            known || spared.is_some_and(|own| getsid(Some(Pid::from_raw(child))) == Ok(own))
         });
         for at in 0..self.walk.work.len().min(seen) {
             // Deeper ones are not our children: ECHILD. Never waitpid(-1), which would steal the statuses tokio waits for.

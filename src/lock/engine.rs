@@ -1,7 +1,7 @@
 //! The two engines behind one face.
 
 use super::local::Local;
-use super::redis::{NodeState, NodeStatus, Nodes, ReleaseSpec};
+use super::redis::{Access, NodeState, NodeStatus, Nodes, ReleaseSpec};
 use super::{Ask, Claim, Identity, KeeperId};
 use crate::core::lease::{NodeId, Quorum, Value};
 use crate::core::request::FromNode;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 /// How the core's requests reach the nodes. Lives on the core thread.
 #[derive(Debug)]
 pub enum Engine {
-    Redis { nodes: Nodes, urls: Vec<String>, identity: Identity },
+    Redis { nodes: Nodes, access: Access, identity: Identity },
     Local { lock: Local, identity: Identity },
 }
 
@@ -90,9 +90,9 @@ impl Engine {
     /// What the guard's releaser needs when the daemon is gone. Holds secrets. With a local lock the guard's end is the release.
     pub fn releaser(&self, lock_key: &str, value: Value) -> Option<Vec<u8>> {
         match self {
-            Engine::Redis { nodes, urls, .. } => {
+            Engine::Redis { nodes, access, .. } => {
                 let spec = ReleaseSpec {
-                    urls: urls.clone(),
+                    access: access.clone(),
                     key: lock_key.to_owned(),
                     value: value.to_string(),
                     quorum: nodes.quorum().size(),

@@ -3,7 +3,6 @@
 use crate::config::{Config, LockConfig, RedisConfig};
 use crate::core::request::Holder;
 use crate::lock::local;
-use crate::lock::redis::Address;
 use crate::lock::redis::survey::{LOCKS_MAX, Left, Locks, Visit};
 use crate::observe::plain::plain;
 use serde::Serialize;
@@ -115,16 +114,21 @@ where
     F: Future<Output = Result<T, String>> + Send + 'static,
 {
     let mut visits = tokio::task::JoinSet::new();
-    for (place, node) in redis.nodes.iter().enumerate() {
-        let address = Address { display: node.to_string(), url: node.url().to_owned() };
+    let access = redis.access();
+    for (place, (address, endpoint)) in access.nodes.iter().zip(access.endpoints()).enumerate() {
+        let address = address.display.clone();
         let prefix = redis.key_prefix.clone();
         let look = look.clone();
         visits.spawn(async move {
-            let found = match Visit::open(&address, LIMIT).await {
+            let visit = match endpoint {
+                Ok(endpoint) => Visit::open(&endpoint, LIMIT).await,
+                Err(error) => Err(error),
+            };
+            let found = match visit {
                 Ok(visit) => look(visit, prefix).await,
                 Err(error) => Err(error),
             };
-            (place, address.display, found)
+            (place, address, found)
         });
     }
     let mut found = visits.join_all().await;

@@ -198,7 +198,10 @@ sentence! {
         let mut denied = Host::on(&[url_with(&server, &["+@all", "-eval"])], &Options::default());
         denied.until_state(NodeState::Denied).await;
         let reason = denied.nodes.status()[0].reason.clone().expect("a reason");
-        let advice = reason.split("ACL: ").nth(1).and_then(|rest| rest.split(" and ~").next()).expect("advice");
+        let file = include_str!("../../config/redis.acl");
+        let line = file.lines().find(|line| line.starts_with("user keeperd ")).expect("a line for the user");
+        let advice = reason.split("ACL: ").nth(1).and_then(|rest| rest.split(" and the").next()).expect("advice");
+        assert!(line.ends_with(&format!("{advice} ~redlock:*")), "the file says {line}, the node {advice}");
         let rights: Vec<&str> = ["reset", "on", ">geheim"].into_iter().chain(advice.split(' ')).collect();
         let mut a = Host::on(&[url_with(&server, &[&rights[..], &["~redlock:*"]].concat())], &Options::default());
         a.until_serving().await;
@@ -233,7 +236,7 @@ sentence! {
         let cases = [
             (url_with(&server, &["~redlock:*", "+@all"]), "keeperd:node"),
             (url_with(&server, &["~*", "+@all", "-info"]), "INFO"),
-            (format!("{}?user=k&pass=falsch", server.url()), "password"),
+            (format!("{}?user=k&pass=falsch", server.url()), "WRONGPASS"),
             ("rubbish".to_owned(), "not a usable Redis address"),
         ];
         for (i, (url, clue)) in cases.iter().enumerate() {
@@ -248,6 +251,61 @@ sentence! {
             let reason = a.nodes.status()[0].reason.clone().expect("a reason");
             assert!(reason.contains(clue), "{clue}: {reason}");
             assert!(!reason.contains("geheim") && !reason.contains("falsch"), "{reason}");
+        }
+    }
+}
+
+sentence! {
+    async fn each_right_that_is_missing_is_named(server: Server) {
+        let file = include_str!("../../config/redis.acl");
+        let line = file.lines().find(|line| line.starts_with("user keeperd ")).expect("a line for the user");
+        let rights = line.split(' ').filter(|word| word.starts_with(['+', '~']));
+        // For `keeperd locks` only.
+        let rights: Vec<&str> = rights.filter(|word| *word != "+scan").collect();
+        assert!(rights.len() > 15, "{rights:?}");
+        let names_commands = !server.run::<String>(&["INFO", "server"]).contains("redis_version:6.");
+        for missing in &rights {
+            let others = rights.iter().copied().filter(|right| right != missing);
+            let url = url_with(&server, &["reset", "on", ">geheim"].into_iter().chain(others).collect::<Vec<_>>());
+            let _: i64 = server.run(&["DEL", KEY, SHADOW, FENCE, "keeperd:node"]);
+            let mut a = Host::on(&[url], &Options::default());
+            let connected = async {
+                while a.nodes.status()[0].state == NodeState::Connecting {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            tokio::time::timeout(LONG, connected).await.expect("an end of connecting");
+            let mut reasons: Vec<String> = a.nodes.status()[0].reason.iter().cloned().collect();
+            if a.nodes.status()[0].state == NodeState::Serving {
+                a.until_serving().await;
+                let (value, token, deadline) = (Value(1), FencingToken(1001), soon());
+                for request in [
+                    Request::Look,
+                    acquire(1, 1000),
+                    Request::Look,
+                    Request::Raise { value, token, deadline },
+                    Request::Extend { value, token, deadline },
+                    Request::Repair { value, token, deadline },
+                    Request::Bid { priority: keeperd::core::preference::Priority(1) },
+                    Request::Release { value },
+                ] {
+                    let _ = a.ask(request).await;
+                    reasons.extend(a.nodes.status()[0].reason.clone());
+                }
+            }
+            let name = missing.trim_start_matches('+');
+            let clue = match *missing {
+                "~redlock:*" => "look of redlock:oracle",
+                "~keeperd:*" => "keeperd:node",
+                _ if names_commands => name,
+                // Scripts do not say which command it was.
+                _ => "",
+            };
+            let named = |reason: &String| {
+                let refused = ["NOPERM", "can't run this command", "permission"];
+                reason.to_lowercase().contains(clue) && refused.iter().any(|word| reason.contains(word))
+            };
+            assert!(reasons.iter().any(named), "without {missing}: {reasons:#?}");
         }
     }
 }
@@ -273,7 +331,7 @@ sentence! {
         let mut a = Host::serving(&server, "host-a").await;
         assert_eq!(a.acquire(1, 1000).await, granted(1000));
         let urls = vec![server.url(), second.url(), third.url()];
-        let spec = ReleaseSpec { urls, key: KEY.to_owned(), value: Value(1).to_string(), quorum: 2 };
+        let spec = ReleaseSpec { access: plain(&urls), key: KEY.to_owned(), value: Value(1).to_string(), quorum: 2 };
         let started = keeperd::clock::boot();
         assert_eq!(release_everywhere(&spec, Duration::from_secs(5)).await, 2);
         assert!(keeperd::clock::boot().since(started) < Duration::from_secs(2));

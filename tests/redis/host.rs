@@ -6,7 +6,7 @@ use keeperd::core::lease::{FencingToken, NodeId, Value};
 use keeperd::core::preference::{Bid, Priority};
 use keeperd::core::request::{Answer, FromNode, NodeChange, Request, RoundId, Ticket};
 use keeperd::core::time::Instant;
-use keeperd::lock::redis::{Address, NodeState, Nodes, Settings};
+use keeperd::lock::redis::{Access, Address, Login, NodeState, Nodes, Pem, Settings};
 use keeperd::lock::{Ask, Claim, Identity, KeeperId};
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -49,10 +49,13 @@ impl Default for Options {
 impl Host {
     /// Not yet connected.
     pub fn on(urls: &[String], options: &Options) -> Host {
+        Host::through(plain(urls), options)
+    }
+
+    pub fn through(access: Access, options: &Options) -> Host {
         let cancel = CancellationToken::new();
-        let addresses = urls.iter().map(|url| Address { display: url.clone(), url: url.clone() }).collect();
         let identity = Identity { host: options.name.to_owned(), pid: 4711 };
-        let settings = Settings { addresses, restart_quarantine: options.quarantine, identity };
+        let settings = Settings { access, restart_quarantine: options.quarantine, identity };
         let nodes = Nodes::start(settings, &cancel);
         let (sender, inbox) = channel(64);
         let claim = Claim { key: KEY.to_owned(), ttl: TTL, node_timeout: options.node_timeout };
@@ -183,6 +186,12 @@ impl Host {
     pub async fn release(&mut self, value: u128) -> Answer {
         self.ask(Request::Release { value: Value(value) }).await
     }
+}
+
+/// Nodes that need no more than their URL says.
+pub fn plain(urls: &[String]) -> Access {
+    let node = |url: &String| Address { display: url.clone(), url: url.clone(), tls: false };
+    Access { nodes: urls.iter().map(node).collect(), login: Login::default(), pem: Pem::default() }
 }
 
 pub fn acquire(value: u128, proposal: u64) -> Request {

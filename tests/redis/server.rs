@@ -2,7 +2,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -34,13 +34,25 @@ impl Version {
 #[derive(Debug)]
 pub struct Server {
     version: Version,
-    port: u16,
+    pub port: u16,
     pub dir: PathBuf,
     child: Child,
+    more: Vec<String>,
+    /// Part of the URL with which tests look in.
+    admin: &'static str,
 }
 
 impl Server {
     pub fn start(version: Version) -> Server {
+        Server::start_as(version, "", |_, _| Vec::new())
+    }
+
+    /// `more` options, given its port and folder; the last of a kind counts. `admin` is how tests log in on the unix socket.
+    pub fn start_as(
+        version: Version,
+        admin: &'static str,
+        more: impl FnOnce(u16, &Path) -> Vec<String>,
+    ) -> Server {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("keeperd-redis-{}-{number}", std::process::id()));
@@ -48,11 +60,12 @@ impl Server {
         // The system does not give a port that was just free to somebody else at once.
         let port =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback").port();
-        let child = Server::spawn(version, &dir, port);
-        Server { version, port, dir, child }
+        let more = more(port, &dir);
+        let child = Server::spawn(version, &dir, port, &more);
+        Server { version, port, dir, child, more, admin }
     }
 
-    fn spawn(version: Version, dir: &PathBuf, port: u16) -> Child {
+    fn spawn(version: Version, dir: &Path, port: u16, more: &[String]) -> Child {
         let binary = version.binary();
         let socket = dir.join("s");
         let _ = std::fs::remove_file(&socket);
@@ -71,6 +84,7 @@ impl Server {
             .arg(&socket)
             .arg("--dir")
             .arg(dir)
+            .args(more)
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|e| panic!("{} does not start: {e}; install it", binary.display()));
@@ -92,7 +106,7 @@ impl Server {
 
     /// One command of somebody else.
     pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
-        let client = redis::Client::open(self.url()).expect("our own URL");
+        let client = redis::Client::open(format!("{}{}", self.url(), self.admin)).expect("our own URL");
         let mut con = client.get_connection().expect("a running server");
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
@@ -106,7 +120,7 @@ impl Server {
 
     /// As after a crash: without its data.
     pub fn start_again(&mut self) {
-        self.child = Server::spawn(self.version, &self.dir, self.port);
+        self.child = Server::spawn(self.version, &self.dir, self.port, &self.more);
     }
 
     pub fn freeze(&self) {

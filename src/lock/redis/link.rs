@@ -1,6 +1,6 @@
 //! One connection to one node, from the first byte to the last.
 
-use super::names::Names;
+use super::endpoint::{Connected, Endpoint, tls_trouble};
 use super::offset::Offset;
 use super::reply::{self, Adopted, Reply};
 use super::scripts::{Batch, Context, Digests, Invocation, Keys, MARKER, Script};
@@ -8,10 +8,7 @@ use crate::clock;
 use crate::core::request::Answer;
 use crate::core::time::Instant;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    AsyncConnectionConfig, ConnectionInfo, ErrorKind, Pipeline, ProtocolVersion, PushInfo, PushKind,
-};
+use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, ProtocolVersion, PushInfo, PushKind};
 use redis::{RedisError, ServerErrorKind, Value};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -24,11 +21,10 @@ use tokio_util::sync::CancellationToken;
 const PUSHES: usize = 1024;
 /// Requests that may wait for the socket inside redis-rs; they time out there like everywhere.
 const PIPELINE: usize = 256;
-/// Unacknowledged bytes and silent peers end a TCP connection after this.
-const DEAD_PEER: Duration = Duration::from_secs(5);
 
-/// What a user needs there; a test grants exactly this.
-const RIGHTS: &str = "+@scripting +@read +@write +@connection +info +time ~keeperd:*";
+/// What a user needs there, besides ~ the key prefix; tests grant exactly this, and take each away.
+const RIGHTS: &str = "~keeperd:* +info +time +get +hget +hmget +pttl +set +hset +del +pexpire +eval +evalsha +script|load \
+                      +client|tracking +client|caching";
 
 /// Why a node does not serve.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +38,9 @@ pub(super) enum Trouble {
 impl Trouble {
     /// `doing` names the step that failed.
     pub(super) fn of(doing: &str, error: &RedisError) -> Self {
+        if let Some(why) = tls_trouble(error) {
+            return Trouble::Denied(format!("{doing}: {why}"));
+        }
         let denied = matches!(
             error.kind(),
             ErrorKind::AuthenticationFailed
@@ -51,7 +50,7 @@ impl Trouble {
         let text = format!("{doing}: {error}");
         if denied {
             Trouble::Denied(format!(
-                "{text} (check user name, password and ACL: {RIGHTS} and ~ the key prefix)"
+                "{text} (check user name, password and ACL: {RIGHTS} and the key prefix with ~)"
             ))
         } else {
             Trouble::Down(text)
@@ -105,13 +104,15 @@ pub(super) struct Terms {
 
 #[derive(Debug)]
 pub(super) struct Link {
-    con: MultiplexedConnection,
+    connected: Connected,
     digests: Digests,
     pub(super) run_id: String,
     /// Node TIME in µs from which on it votes.
     pub(super) until_us: Cell<u64>,
     pub(super) offset: Cell<Offset>,
     pub(super) tracking: Cell<bool>,
+    /// What is refused there and can be done without.
+    lacks: RefCell<Option<String>>,
     pub(super) rtt: Cell<Option<Duration>>,
     pub(super) heard: Cell<Instant>,
     pub(super) timeouts: Cell<u32>,
@@ -123,7 +124,7 @@ pub(super) struct Link {
 }
 
 /// redis-rs' defaults, each said: its timeouts are ours to keep, and it never reconnects by itself.
-fn settings(names: &Names, lost: CancellationToken, limit: Duration) -> (AsyncConnectionConfig, Pushes) {
+fn settings(lost: CancellationToken) -> (AsyncConnectionConfig, Pushes) {
     let (sender, queue) = mpsc::channel(PUSHES);
     let flooded = Arc::new(AtomicBool::new(false));
     let flood = Arc::clone(&flooded);
@@ -136,25 +137,10 @@ fn settings(names: &Names, lost: CancellationToken, limit: Duration) -> (AsyncCo
         Ok(())
     };
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(limit))
-        .set_dns_resolver(names.clone())
         .set_response_timeout(None)
         .set_pipeline_buffer_size(PIPELINE)
         .set_push_sender(on_push);
     (config, Pushes { queue, flooded })
-}
-
-/// The address with our protocol and TCP options. The URL may hold a password: it is never part of an error.
-pub(super) fn parse(url: &str, protocol: ProtocolVersion) -> Result<ConnectionInfo, String> {
-    let info = redis::IntoConnectionInfo::into_connection_info(url)
-        .map_err(|error| format!("not a usable Redis address: {error}"))?;
-    let redis = info.redis_settings().clone().set_protocol(protocol).set_skip_set_lib_name();
-    let probes = TcpKeepalive::new()
-        .with_time(Duration::from_secs(5))
-        .with_interval(Duration::from_secs(2))
-        .with_retries(3);
-    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(probes).set_user_timeout(DEAD_PEER);
-    Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
 }
 
 /// All replies in order; an error reply is a value among them.
@@ -177,28 +163,27 @@ pub(super) fn error_in(reply: &Value) -> Option<RedisError> {
 impl Link {
     /// Connect, authenticate, identify, adopt the marker, load the scripts.
     pub(super) async fn open(
-        info: &ConnectionInfo,
-        names: &Names,
+        endpoint: &Endpoint,
         terms: &Terms,
         limit: Duration,
     ) -> Result<(Link, Pushes), Trouble> {
         let lost = CancellationToken::new();
-        let (config, pushes) = settings(names, lost.clone(), limit);
-        let client = redis::Client::open(info.clone()).map_err(|e| Trouble::of("address", &e))?;
-        let con = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|e| Trouble::of("connect", &e))?;
+        let (config, pushes) = settings(lost.clone());
+        let connected = endpoint.connect(ProtocolVersion::RESP3, config, limit).await;
+        let connected = connected.map_err(|e| Trouble::of("connect", &e))?;
+        let con = &connected.con;
         let sent = clock::boot();
-        let (identified, node_us) = identify(&con, terms, limit).await?;
+        let (identified, node_us) = identify(con, terms, limit).await?;
         let now = clock::boot();
+        let (digests, refused) = load(con, limit).await?;
         let link = Link {
-            digests: load(&con, limit).await?,
-            con,
+            digests,
+            connected,
             run_id: identified.run_id,
             until_us: Cell::new(identified.until_us),
             offset: Cell::new(Offset::first(node_us, sent, now)),
             tracking: Cell::new(false),
+            lacks: RefCell::new(refused.map(|e| format!("scripts are sent with every request: {e}"))),
             rtt: Cell::new(None),
             heard: Cell::new(now),
             timeouts: Cell::new(0),
@@ -213,14 +198,25 @@ impl Link {
     pub(super) async fn track(&self, limit: Duration) -> Result<(), Trouble> {
         let mut pipe = Pipeline::new();
         pipe.cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").arg("NOLOOP");
-        let replies = all(&self.con, &pipe, limit).await.map_err(|e| Trouble::of("track", &e))?;
-        self.tracking.set(replies.first().is_some_and(|reply| error_in(reply).is_none()));
+        // Tried now, because nobody looks at its answer later; TIME is what it is spent on.
+        pipe.cmd("CLIENT").arg("CACHING").arg("YES").cmd("TIME");
+        let replies = all(&self.connected.con, &pipe, limit).await.map_err(|e| Trouble::of("track", &e))?;
+        let refused = replies.iter().take(2).find_map(error_in);
+        self.tracking.set(refused.is_none());
+        if let Some(error) = refused {
+            *self.lacks.borrow_mut() = Some(format!("keepers poll, for changes are not pushed: {error}"));
+        }
         Ok(())
+    }
+
+    /// What it cannot have there and can do without.
+    pub(super) fn lacks(&self) -> Option<String> {
+        self.lacks.borrow().clone()
     }
 
     /// Adopts the marker anew, as after a flush.
     pub(super) async fn adopt_again(&self, terms: &Terms, limit: Duration) -> Result<(), Trouble> {
-        let (identified, _) = identify(&self.con, terms, limit).await?;
+        let (identified, _) = identify(&self.connected.con, terms, limit).await?;
         if identified.run_id != self.run_id {
             return Err(Trouble::Down("another server answers on the same connection".to_owned()));
         }
@@ -232,11 +228,11 @@ impl Link {
     pub(super) async fn exchange(&self, batch: &Batch, context: &Context<'_>) -> Result<Reply, RedisError> {
         let sent = clock::boot();
         let (pipe, at) = batch.pipeline(context.keys, Some(&self.digests), self.tracking.get());
-        let mut replies = self.con.clone().send_packed_commands(&pipe, 0, pipe.len()).await?;
+        let mut replies = self.connected.con.clone().send_packed_commands(&pipe, 0, pipe.len()).await?;
         if matches!(replies.get(at), Some(Value::ServerError(e)) if e.kind() == Some(ServerErrorKind::NoScript))
         {
             let (pipe, _) = batch.pipeline(context.keys, None, self.tracking.get());
-            replies = self.con.clone().send_packed_commands(&pipe, 0, pipe.len()).await?;
+            replies = self.connected.con.clone().send_packed_commands(&pipe, 0, pipe.len()).await?;
         }
         let received = clock::boot();
         let deciding = replies.get(at..).unwrap_or_default();
@@ -266,7 +262,7 @@ impl Link {
     pub(super) async fn watch(&self, keys: &Keys, limit: Duration) -> Option<Vec<u8>> {
         let mut pipe = Pipeline::new();
         pipe.cmd("CLIENT").arg("CACHING").arg("YES").cmd("GET").arg(&keys.lock);
-        let replies = all(&self.con, &pipe, limit).await.ok()?;
+        let replies = all(&self.connected.con, &pipe, limit).await.ok()?;
         Some(replies.get(1).and_then(reply::text).unwrap_or_default())
     }
 
@@ -280,7 +276,7 @@ impl Link {
         for (_, release) in values {
             pipe.add_command(release.command(Some(&self.digests)));
         }
-        let replies = all(&self.con, &pipe, limit).await.map_err(|e| Trouble::of("release", &e))?;
+        let replies = all(&self.connected.con, &pipe, limit).await.map_err(|e| Trouble::of("release", &e))?;
         let done = values.iter().zip(&replies);
         Ok(done
             .filter(|(_, reply)| reply::release(std::slice::from_ref(*reply)).is_some())
@@ -293,7 +289,7 @@ impl Link {
         let sent = clock::boot();
         let mut pipe = Pipeline::new();
         pipe.cmd("TIME");
-        let replies = all(&self.con, &pipe, limit).await?;
+        let replies = all(&self.connected.con, &pipe, limit).await?;
         self.note(replies.first().and_then(reply::time), sent, clock::boot());
         Ok(())
     }
@@ -318,11 +314,14 @@ async fn identify(
 ) -> Result<(Identified, u64), Trouble> {
     let mut pipe = Pipeline::new();
     pipe.cmd("INFO").arg("server").cmd("INFO").arg("replication");
-    let replies = all(con, &pipe, limit).await.map_err(|e| Trouble::of("identify", &e))?;
+    pipe.cmd("EVAL").arg(include_str!("rights.lua")).arg(1).arg(MARKER);
+    let mut replies = all(con, &pipe, limit).await.map_err(|e| Trouble::of("identify", &e))?;
+    let rights = replies.pop();
     if let Some(error) = replies.iter().find_map(error_in) {
         // Nothing else tells one run from the next, and a node that restarted unnoticed could vote twice.
         return Err(Trouble::of("identify (INFO)", &error));
     }
+    check_rights(rights.as_ref())?;
     let info: String =
         replies.iter().filter_map(reply::text).map(|t| String::from_utf8_lossy(&t).into_owned()).collect();
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -340,6 +339,20 @@ async fn identify(
     }
     let (node_us, until_us) = adopt(con, run_id, terms, limit).await?;
     Ok((Identified { run_id: run_id.to_owned(), until_us }, node_us))
+}
+
+/// Known before it votes, because a node that grants and cannot extend costs terms, and because the error of a script names no command.
+fn check_rights(reply: Option<&Value>) -> Result<(), Trouble> {
+    if let Some(error) = reply.and_then(error_in) {
+        return Err(Trouble::of(&format!("check rights (EVAL on {MARKER})"), &error));
+    }
+    match reply.and_then(reply::text) {
+        Some(missing) if !missing.is_empty() => Err(Trouble::Denied(format!(
+            "this user has no permissions to run, or not on {MARKER}: {} (its ACL needs {RIGHTS} and the key prefix with ~)",
+            String::from_utf8_lossy(&missing)
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 async fn adopt(
@@ -369,10 +382,14 @@ async fn adopt(
 }
 
 /// A node that refuses to load scripts gets them with each call.
-async fn load(con: &MultiplexedConnection, limit: Duration) -> Result<Digests, Trouble> {
+async fn load(
+    con: &MultiplexedConnection,
+    limit: Duration,
+) -> Result<(Digests, Option<RedisError>), Trouble> {
     let mut pipe = Pipeline::new();
     for script in Script::ALL {
         pipe.cmd("SCRIPT").arg("LOAD").arg(script.source());
     }
-    Ok(Digests::of(&all(con, &pipe, limit).await.map_err(|e| Trouble::of("load scripts", &e))?))
+    let replies = all(con, &pipe, limit).await.map_err(|e| Trouble::of("load scripts", &e))?;
+    Ok((Digests::of(&replies), replies.iter().find_map(error_in)))
 }

@@ -4,7 +4,9 @@
 //! the node is decided there, by a script; every decision over several nodes is the core's. Here is only what lies between: who is connected,
 //! what time it is there, who is told what.
 
+mod access;
 mod backoff;
+mod endpoint;
 mod link;
 mod names;
 mod node;
@@ -16,6 +18,8 @@ mod scripts;
 pub mod survey;
 mod unwanted;
 
+pub use access::{Access, Address, BadPem, ClientPem, Login, Part, Pem};
+pub use endpoint::{Connected, Endpoint};
 pub use release::{ReleaseSpec, release_everywhere, releaser_main};
 
 use crate::core::lease::{NodeId, Quorum};
@@ -25,29 +29,15 @@ use link::Terms;
 use node::{Node, Shared};
 use registry::Registry;
 use std::cell::RefCell;
-use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
-/// Where a node is: as people see it, and with credentials.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Address {
-    pub display: String,
-    pub url: String,
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.display.fmt(f) // the URL may hold a password
-    }
-}
-
 /// Fixed for the life of the daemon.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub addresses: Vec<Address>,
+    pub access: Access,
     /// How long a node that may have lost data does not vote; zero turns it off.
     pub restart_quarantine: Duration,
     pub identity: Identity,
@@ -122,7 +112,7 @@ impl Nodes {
     /// Outside of a `LocalSet`, without a node, or with more than 255: configuration refuses both.
     pub fn start(settings: Settings, cancel: &CancellationToken) -> Nodes {
         let quorum =
-            Quorum::of(u8::try_from(settings.addresses.len()).expect("configuration allows 255 nodes"));
+            Quorum::of(u8::try_from(settings.access.nodes.len()).expect("configuration allows 255 nodes"));
         let terms = Terms {
             nodes: u8::try_from(quorum.nodes()).expect("made of one"),
             quarantine: settings.restart_quarantine,
@@ -135,8 +125,8 @@ impl Nodes {
         });
         let nodes: Rc<[Rc<Node>]> = quorum
             .ids()
-            .zip(&settings.addresses)
-            .map(|(id, a)| Node::new(id, a, Rc::clone(&shared)))
+            .zip(settings.access.nodes.iter().zip(settings.access.endpoints()))
+            .map(|(id, (address, endpoint))| Node::new(id, &address.display, endpoint, Rc::clone(&shared)))
             .collect();
         for node in nodes.iter() {
             let run = Rc::clone(node).run();

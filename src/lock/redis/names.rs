@@ -1,7 +1,6 @@
 //! Looking up a node's address, without depending on the name service for longer than necessary.
 
-use redis::io::AsyncDNSResolver;
-use redis::{RedisError, RedisFuture};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,30 +34,16 @@ impl Names {
         });
     }
 
-    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, RedisError> {
+    pub(super) async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if !self.with(|known| std::mem::replace(&mut known.asking, true)) {
             let lookup = tokio::spawn(self.clone().look_up(host.to_owned(), port));
             let _ = tokio::time::timeout(PATIENCE, lookup).await;
         }
         let last = self.with(|known| known.last.clone());
         if last.is_empty() {
-            let error = std::io::Error::new(std::io::ErrorKind::NotFound, format!("no address for {host}"));
-            return Err(error.into());
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("no address for {host}")));
         }
         Ok(last)
-    }
-}
-
-impl AsyncDNSResolver for Names {
-    fn resolve<'a, 'b: 'a>(
-        &'a self,
-        host: &'b str,
-        port: u16,
-    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
-        Box::pin(async move {
-            let addresses = self.addresses(host, port).await?;
-            Ok(Box::new(addresses.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
-        })
     }
 }
 

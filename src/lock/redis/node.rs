@@ -1,19 +1,19 @@
 //! The actor of one node: keeps it connected, carries requests there, and tells the keepers what becomes of it.
 
 use super::backoff::Backoff;
-use super::link::{self, Link, Pushes, Terms, Touched, Trouble};
-use super::names::Names;
+use super::endpoint::Endpoint;
+use super::link::{Link, Pushes, Terms, Touched, Trouble};
 use super::registry::{Client, Registry};
 use super::reply::{Marker, Reply};
 use super::scripts::{Batch, Context, Invocation, Keys, MARKER};
 use super::unwanted::Unwanted;
-use super::{Address, NodeState, NodeStatus};
+use super::{NodeState, NodeStatus};
 use crate::clock;
 use crate::core::lease::NodeId;
 use crate::core::request::{AcquireAnswer, Answer, FromNode, LookAnswer, NodeChange, RaiseAnswer, Request};
 use crate::core::time::Instant;
 use crate::lock::{Ask, KeeperId};
-use redis::{ConnectionInfo, ErrorKind, ProtocolVersion, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -47,8 +47,7 @@ pub(super) struct Node {
     id: NodeId,
     address: String,
     shared: Rc<Shared>,
-    info: Result<ConnectionInfo, String>,
-    names: Names,
+    endpoint: Result<Endpoint, String>,
     link: RefCell<Option<Rc<Link>>>,
     state: Cell<NodeState>,
     reason: RefCell<Option<String>>,
@@ -62,13 +61,17 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(id: NodeId, address: &Address, shared: Rc<Shared>) -> Rc<Self> {
+    pub(super) fn new(
+        id: NodeId,
+        address: &str,
+        endpoint: Result<Endpoint, String>,
+        shared: Rc<Shared>,
+    ) -> Rc<Self> {
         Rc::new(Node {
             id,
-            address: address.display.clone(),
+            address: address.to_owned(),
             shared,
-            info: link::parse(&address.url, ProtocolVersion::RESP3),
-            names: Names::default(),
+            endpoint,
             link: RefCell::default(),
             state: Cell::new(NodeState::Connecting),
             reason: RefCell::default(),
@@ -84,8 +87,8 @@ impl Node {
 
     /// Never ends by itself.
     pub(super) async fn run(self: Rc<Self>) {
-        let info = match &self.info {
-            Ok(info) => info.clone(),
+        let endpoint = match &self.endpoint {
+            Ok(endpoint) => endpoint,
             Err(why) => {
                 self.set_state(NodeState::Denied, Some(why.clone()));
                 return std::future::pending().await;
@@ -93,7 +96,7 @@ impl Node {
         };
         let mut backoff = Backoff::new();
         loop {
-            let trouble = match self.open(&info).await {
+            let trouble = match self.open(endpoint).await {
                 Ok((link, pushes)) => {
                     let since = clock::boot();
                     let trouble = self.serve(Rc::new(link), pushes).await;
@@ -114,10 +117,10 @@ impl Node {
         }
     }
 
-    async fn open(&self, info: &ConnectionInfo) -> Result<(Link, Pushes), Trouble> {
-        let limit = self.connect_limit();
-        let opened =
-            tokio::time::timeout(limit, Link::open(info, &self.names, &self.shared.terms, limit)).await;
+    async fn open(&self, endpoint: &Endpoint) -> Result<(Link, Pushes), Trouble> {
+        // A handshake is two more round trips, and some arithmetic.
+        let limit = self.connect_limit() * if endpoint.is_tls() { 2 } else { 1 };
+        let opened = tokio::time::timeout(limit, Link::open(endpoint, &self.shared.terms, limit)).await;
         let (link, pushes) =
             opened.unwrap_or_else(|_| Err(Trouble::Down(format!("no connection within {limit:?}"))))?;
         self.claim_run(&link.run_id)?;
@@ -226,7 +229,7 @@ impl Node {
         } else if clock::boot().since(link.heard.get()) >= QUIET {
             tokio::task::spawn_local(async move {
                 if let Err(error) = link.ping(limit).await {
-                    node.note_error(&link, &error, limit);
+                    node.note_error(&link, "time", &error, limit);
                 }
             });
         }
@@ -240,7 +243,7 @@ impl Node {
         let wait = Self::left_by_marker(link).min(self.shared.terms.quarantine);
         self.votes_from.set(self.votes_from.get().max(clock::boot() + wait));
         match self.quarantine_left(link) {
-            None => self.set_state(NodeState::Serving, None),
+            None => self.set_state(NodeState::Serving, link.lacks()),
             Some(left) => {
                 let why = format!(
                     "new to us, flushed or restarted: it keeps what it has and votes in {:.1} s (restart_quarantine)",
@@ -318,7 +321,8 @@ impl Node {
         }
         match state {
             NodeState::Connecting => {}
-            NodeState::Serving => info!(%node, "node serves"),
+            NodeState::Serving if why.is_empty() => info!(%node, "node serves"),
+            NodeState::Serving => warn!(%node, %why, "node serves, but not all is allowed there"),
             NodeState::Quarantined => warn!(%node, %why, "node does not vote yet"),
             NodeState::Down => warn!(%node, %why, "node is down; tried again until it answers"),
             NodeState::Denied => warn!(%node, %why, "node cannot be used; see to it"),
@@ -409,7 +413,8 @@ impl Node {
                 }
             }
             Err(error) => {
-                self.note_error(link, &error, limit);
+                let doing = format!("{} of {}", batch.name(), client.claim.key);
+                self.note_error(link, &doing, &error, limit);
                 self.answer(keeper, client, &ask, Answer::Silent);
             }
         }
@@ -455,7 +460,7 @@ impl Node {
     }
 
     /// Decides whether an error is the request's or the connection's.
-    fn note_error(&self, link: &Link, error: &RedisError, limit: Duration) {
+    fn note_error(&self, link: &Link, doing: &str, error: &RedisError, limit: Duration) {
         if link.lost.is_cancelled() {
             return;
         }
@@ -469,7 +474,7 @@ impl Node {
             }
             return;
         }
-        let trouble = Trouble::of("last refused request", error);
+        let trouble = Trouble::of(&format!("last refused request, {doing}"), error);
         let refused = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
         let elsewhere =
             [ServerErrorKind::ReadOnly, ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown];

@@ -1,6 +1,7 @@
 //! Releasing without a daemon: what is left of a guard does it when the daemon is gone.
 
-use super::link;
+use super::access::Access;
+use super::endpoint::Endpoint;
 use super::reply;
 use super::scripts::{Invocation, Keys};
 use redis::{AsyncConnectionConfig, Pipeline, ProtocolVersion};
@@ -22,7 +23,7 @@ const SPEC_MAX: u64 = 1 << 20;
 /// What to release, and where. Holds credentials: it travels in a sealed memfd only.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseSpec {
-    pub urls: Vec<String>,
+    pub access: Access,
     /// The whole lock key.
     pub key: String,
     pub value: String,
@@ -32,16 +33,16 @@ pub struct ReleaseSpec {
 
 impl fmt::Debug for ReleaseSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "release of {} on {} nodes", self.key, self.urls.len())
+        write!(f, "release of {} on {} nodes", self.key, self.access.nodes.len())
     }
 }
 
 /// Releases over fresh connections, all at once, until a quorum has answered or `limit` has passed. How many answered.
 pub async fn release_everywhere(spec: &ReleaseSpec, limit: Duration) -> usize {
     let mut tasks = JoinSet::new();
-    for url in &spec.urls {
+    for endpoint in spec.access.endpoints().into_iter().flatten() {
         let release = Invocation::release(&Keys::of(&spec.key), &spec.value);
-        tasks.spawn(release_at(url.clone(), release, limit));
+        tasks.spawn(release_at(endpoint, release, limit));
     }
     let mut done = 0;
     let count = async {
@@ -64,17 +65,14 @@ pub async fn release_everywhere(spec: &ReleaseSpec, limit: Duration) -> usize {
     done
 }
 
-async fn release_at(url: String, release: Invocation, limit: Duration) -> bool {
-    let Ok(info) = link::parse(&url, ProtocolVersion::RESP2) else { return false };
-    let Ok(client) = redis::Client::open(info) else { return false };
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(Some(limit));
-    let Ok(mut con) = client.get_multiplexed_async_connection_with_config(&config).await else {
+async fn release_at(endpoint: Endpoint, release: Invocation, limit: Duration) -> bool {
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
+    let Ok(mut connected) = endpoint.connect(ProtocolVersion::RESP2, config, limit).await else {
         return false;
     };
     let mut pipe = Pipeline::new();
     pipe.add_command(release.command(None));
-    let replies = con.send_packed_commands(&pipe, 0, 1).await;
+    let replies = connected.con.send_packed_commands(&pipe, 0, 1).await;
     replies.is_ok_and(|replies| reply::release(&replies).is_some())
 }
 

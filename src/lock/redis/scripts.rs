@@ -213,6 +213,11 @@ impl Batch {
         Batch { request, main }
     }
 
+    /// What it does, for people.
+    pub(super) fn name(&self) -> String {
+        format!("{:?}", self.request).to_lowercase()
+    }
+
     /// The commands, and which of the replies decide.
     pub(super) fn pipeline(
         &self,

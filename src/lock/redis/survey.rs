@@ -1,9 +1,9 @@
 //! Looking at a node for people: what it holds, and whether it is fit to be one of a quorum. Changes nothing a lock depends on.
 
+use super::endpoint::{Connected, Endpoint, tls_trouble};
 use super::scripts::{Keys, MARKER};
-use super::{Address, link, reply};
+use super::{link, reply};
 use crate::core::request::Holder;
-use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisError, Value};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +19,7 @@ const NOBODY: &str = " keeperd doctor";
 /// A connection that looks.
 #[derive(Debug)]
 pub struct Visit {
-    con: MultiplexedConnection,
+    connected: Connected,
     limit: Duration,
 }
 
@@ -86,20 +86,16 @@ pub enum Quarantine {
 impl Visit {
     /// # Errors
     /// Why it cannot be looked at, in the words of the node or the system; never with a secret.
-    pub async fn open(address: &Address, limit: Duration) -> Result<Visit, String> {
-        let info = link::parse(&address.url, ProtocolVersion::RESP2)?;
-        let client = redis::Client::open(info).map_err(|error| error.to_string())?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(limit))
-            .set_response_timeout(Some(limit));
-        match client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(con) => Ok(Visit { con, limit }),
-            Err(error) => Err(error.to_string()),
+    pub async fn open(endpoint: &Endpoint, limit: Duration) -> Result<Visit, String> {
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
+        match endpoint.connect(ProtocolVersion::RESP2, config, limit).await {
+            Ok(connected) => Ok(Visit { connected, limit }),
+            Err(error) => Err(tls_trouble(&error).unwrap_or_else(|| error.to_string())),
         }
     }
 
     async fn all(&self, pipe: &Pipeline) -> Result<Vec<Value>, String> {
-        link::all(&self.con, pipe, self.limit).await.map_err(|error| error.to_string())
+        link::all(&self.connected.con, pipe, self.limit).await.map_err(|error| error.to_string())
     }
 
     /// Every lock under `prefix`, at most [`LOCKS_MAX`].
