@@ -15,7 +15,10 @@ const BROWSERS: &[&str] = &["chromium-headless-shell", "chromium", "chromium-bro
 /// What the page has become after so much of its own time.
 fn rendered(browser: &Path, address: SocketAddr) -> String {
     let profile = tempfile::tempdir().expect("a folder");
-    let output = Command::new(browser)
+    // A browser that hangs must not hang the suite.
+    let output = Command::new("timeout")
+        .arg("120")
+        .arg(browser)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
         .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
@@ -24,7 +27,7 @@ fn rendered(browser: &Path, address: SocketAddr) -> String {
         .output()
         .expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    assert!(output.status.success(), "{}: {said}", output.status);
     assert!(!said.contains("Content Security Policy"), "{said}");
     assert!(!said.contains("Uncaught"), "{said}");
     String::from_utf8(output.stdout).expect("text")
