@@ -152,6 +152,19 @@ pub enum Command {
     /// Print the manual page.
     #[command(after_help = "Example: keeperd man > /usr/local/share/man/man1/keeperd.1")]
     Man,
+    /// Read the configuration again, and put in force what differs.
+    ///
+    /// Keepers that the file has unchanged run on. One that is removed or changed is handed over as in a drain; one that is changed
+    /// is stood for anew. A file with mistakes changes nothing (exit 78).
+    #[command(after_help = "Example: keeperd reload --dry-run && keeperd reload")]
+    Reload {
+        /// Only say what would change.
+        #[arg(long)]
+        dry_run: bool,
+        /// The difference as the control socket gives it.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// A command to one keeper.

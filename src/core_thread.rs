@@ -1,25 +1,20 @@
 //! The thread that holds the leases: nodes, elections and guards, and nothing else. What the edge thread does, and how slowly, cannot
 //! delay an extension here: everything between the two is bounded and never waited for on this side.
 
-use crate::child;
 use crate::clock;
-use crate::config::{Config, Health, KeeperConfig, LockConfig, RetryCount};
-use crate::core::election::{Election, Retry, Settings};
+use crate::config::{Config, LockConfig};
 use crate::core::event::{Command, Refusal};
-use crate::core::preference::Preference;
-use crate::core::rng::Seed;
 use crate::core::spread::Spread;
-use crate::guard::{self, ChildSpec, LastResort};
-use crate::health;
-use crate::hooks::Caller;
-use crate::keeper::{self, Foreground, Keeper, Shared};
+use crate::guard::{self, LastResort};
+use crate::keeper::Shared;
 use crate::lock::local::Local;
 use crate::lock::redis::{self, Nodes};
-use crate::lock::{Claim, Engine, Identity};
+use crate::lock::{Engine, Identity};
 use crate::observe::board::Board;
-use crate::output::{Outlet, TermOutput};
+use crate::output::TermOutput;
+use crate::roster::{Enlistment, Revision, Roster};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,12 +22,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-/// Messages of nodes that may wait for a keeper: several rounds of the largest quorum.
-const INBOX: usize = 256;
-/// Commands that may wait for one keeper.
-const COMMANDS: usize = 16;
 const NODES_SHOWN_EVERY: Duration = Duration::from_millis(250);
 /// A release that a quorum has confirmed may still be on its way to a slow node, behind an extension: it is waited for a little, and
 /// looked for this often.
@@ -44,6 +34,7 @@ const LAST_RELEASES_LOOK: Duration = Duration::from_millis(10);
 pub enum Order {
     All(Command),
     One { keeper: Arc<str>, told: Told },
+    Reload(Box<Revision>),
 }
 
 /// A command, and where to say whether there is anything to act on. Nobody need be waiting there.
@@ -57,38 +48,13 @@ pub struct Told {
 #[derive(Debug)]
 pub struct Start {
     pub config: Config,
-    /// One per keeper; an error keeps that keeper away from this host.
-    pub children: Vec<Result<ChildSpec, String>>,
-    /// One per keeper.
-    pub hooks: Vec<Caller>,
-    /// One per keeper.
-    pub outlets: Vec<Arc<Outlet>>,
-    /// One per keeper that has probes.
-    pub probes: Vec<Option<health::Link>>,
+    pub keepers: Vec<Enlistment>,
     pub board: Arc<Board>,
     pub outputs: mpsc::Sender<TermOutput>,
     pub orders: mpsc::Receiver<Order>,
     pub last_resort: LastResort,
     pub cgroup: bool,
     pub seed: u128,
-    /// For the first keeper; `None` in a daemon.
-    pub foreground: Option<Foreground>,
-}
-
-/// One child specification per keeper of the configuration.
-pub fn prepare_children(config: &Config) -> Vec<Result<ChildSpec, String>> {
-    let inherited = child::inherited_environment();
-    let nofile = child::raise_open_files();
-    let prepare = |keeper: &KeeperConfig| child::prepare(&keeper.name, &keeper.process, &inherited, nofile);
-    config.keepers.iter().map(prepare).collect()
-}
-
-/// The key that a keeper's hosts compete for.
-pub fn lock_key(config: &Config, keeper: &KeeperConfig) -> String {
-    match &config.lock {
-        LockConfig::Redis(redis) => format!("{}{}", redis.key_prefix, keeper.lock),
-        LockConfig::Local(_) => keeper.lock.clone(),
-    }
 }
 
 /// Runs until every keeper has stopped.
@@ -115,20 +81,7 @@ fn run_to_its_end<T>(work: impl Future<Output = T>) -> io::Result<T> {
 }
 
 async fn hold_leases(start: Start) -> io::Result<()> {
-    let Start {
-        config,
-        children,
-        hooks,
-        outlets,
-        probes,
-        board,
-        outputs,
-        mut orders,
-        last_resort,
-        cgroup,
-        seed,
-        mut foreground,
-    } = start;
+    let Start { config, keepers, board, outputs, mut orders, last_resort, cgroup, seed } = start;
     let cancel = CancellationToken::new();
     let engine = start_engine(&config, &cancel)?;
     let shared = Rc::new(Shared {
@@ -140,53 +93,22 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         guards: RefCell::new(BTreeSet::new()),
         births: Cell::new(0),
         cgroup,
-        spread: RefCell::new(spread_of(&config)),
+        spread: RefCell::new(Spread::new(&config.host)),
     });
-    let keepers = TaskTracker::new();
-    let mut handles = BTreeMap::new();
-    let given = children.into_iter().zip(outlets).zip(hooks).zip(probes);
-    let given = given.map(|(((child, outlet), hooks), probes)| {
-        let foreground = foreground.take();
-        Given { child, outlet, hooks, probes, foreground }
-    });
-    for (place, (settings, given)) in config.keepers.iter().zip(given).enumerate() {
-        let (handle, inbox) = mpsc::channel(COMMANDS);
-        handles.insert(settings.name.clone(), handle);
-        let seed = Seed(seed.wrapping_add(spread(place)));
-        let keeper = enlist(&config, settings, given, place, seed, inbox, &shared);
-        keepers.spawn_local(keeper::run(keeper));
+    let mut roster = Roster::new(&config, seed, Rc::clone(&shared));
+    drop(config);
+    for enlistment in keepers {
+        roster.enlist(enlistment, None);
     }
-    keepers.close();
-    let shown = Rc::clone(&shared);
-    let show_nodes = async move {
-        loop {
-            shown.board.try_put_nodes(shown.engine.status(), clock::boot());
-            tokio::time::sleep(NODES_SHOWN_EVERY).await;
+    let mut show_nodes = tokio::time::interval(NODES_SHOWN_EVERY);
+    show_nodes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Should the edge be gone, nobody could ever ask for a stop; a daemon without keepers waits for its signal all the same.
+    while !roster.is_over() {
+        tokio::select! {
+            Some(order) = orders.recv() => roster.take(order),
+            Some(end) = roster.next_end() => roster.handle_end(end),
+            _ = show_nodes.tick() => shared.board.try_put_nodes(shared.engine.status(), clock::boot()),
         }
-    };
-    let pass_orders = async {
-        while let Some(order) = orders.recv().await {
-            match order {
-                Order::All(Command::Drain | Command::Kill) if handles.is_empty() => return,
-                Order::All(command) => {
-                    for keeper in handles.values() {
-                        // A keeper with sixteen commands waiting has been told.
-                        let _ = keeper.try_send(Told { command, answer: None });
-                    }
-                }
-                // Who waits for an answer sees that there will be none.
-                Order::One { keeper, told } => {
-                    let _ = handles.get(&*keeper).map(|handle| handle.try_send(told));
-                }
-            }
-        }
-        // The edge is gone: nobody could ever ask for a stop.
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = all_stopped(&keepers, &config) => {}
-        () = show_nodes => {}
-        () = pass_orders => {}
     }
     let no_longer = clock::boot() + LAST_RELEASES;
     tokio::time::sleep(LAST_RELEASES_LOOK).await;
@@ -195,19 +117,6 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     }
     cancel.cancel();
     Ok(())
-}
-
-/// A daemon without keepers waits for its signal all the same.
-async fn all_stopped(keepers: &TaskTracker, config: &Config) {
-    if config.keepers.is_empty() {
-        std::future::pending::<()>().await;
-    }
-    keepers.wait().await;
-}
-
-/// Seeds far apart, so that the streams of two keepers do not meet.
-fn spread(place: usize) -> u128 {
-    (place as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
 }
 
 fn start_engine(config: &Config, cancel: &CancellationToken) -> io::Result<Engine> {
@@ -236,91 +145,6 @@ fn start_engine(config: &Config, cancel: &CancellationToken) -> io::Result<Engin
         }
     }
 }
-
-/// What a keeper is given besides its settings.
-struct Given {
-    child: Result<ChildSpec, String>,
-    outlet: Arc<Outlet>,
-    hooks: Caller,
-    probes: Option<health::Link>,
-    foreground: Option<Foreground>,
-}
-
-fn enlist(
-    config: &Config,
-    settings: &KeeperConfig,
-    Given { child, outlet, hooks, probes, foreground }: Given,
-    place: usize,
-    seed: Seed,
-    commands: mpsc::Receiver<Told>,
-    shared: &Rc<Shared>,
-) -> Keeper {
-    let retry = match &config.lock {
-        LockConfig::Redis(redis) => {
-            let count = match redis.retry_count {
-                RetryCount::Forever => None,
-                RetryCount::Times(times) => Some(times),
-            };
-            Retry { count, delay: redis.retry_delay }
-        }
-        LockConfig::Local(_) => Retry { count: None, delay: RETRY_DELAY_LOCAL },
-    };
-    let lock_key = lock_key(config, settings);
-    let (sender, inbox) = mpsc::channel(INBOX);
-    let claim = Claim {
-        key: lock_key.clone(),
-        ttl: settings.timing.ttl(),
-        node_timeout: settings.timing.node_timeout(),
-    };
-    let id = shared.engine.register(claim, sender);
-    let election = Election::new(
-        Settings {
-            timing: settings.timing,
-            quorum: shared.engine.quorum(),
-            restart: settings.restart.clone(),
-            retry,
-            preference: preference(config, settings),
-            fit_to_stand: settings.health.as_ref().is_some_and(Health::is_for_standby),
-        },
-        seed,
-        clock::boot(),
-    );
-    Keeper {
-        name: settings.name.as_str().into(),
-        place,
-        id,
-        lock_key,
-        child,
-        outlet,
-        hooks,
-        probes,
-        foreground,
-        election,
-        inbox,
-        commands,
-        shared: Rc::clone(shared),
-    }
-}
-
-/// With a local lock there is no other host to let go first.
-fn spread_of(config: &Config) -> Spread {
-    let keepers: &[KeeperConfig] = match &config.lock {
-        LockConfig::Redis(_) => &config.keepers,
-        LockConfig::Local(_) => &[],
-    };
-    Spread::new(&config.host, keepers.iter().map(|keeper| &*keeper.name))
-}
-
-/// With a local lock there is no other host.
-fn preference(config: &Config, keeper: &KeeperConfig) -> Preference {
-    match &config.lock {
-        LockConfig::Redis(_) => Preference::new(&config.host, keeper.priorities.clone(), keeper.hold),
-        LockConfig::Local(_) => Preference::none(),
-    }
-}
-
-/// A local lock answers in microseconds.
-const RETRY_DELAY_LOCAL: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 /// Calls that may wait: eight terms of a keeper whose hooks all take their full time.
@@ -279,22 +280,24 @@ impl Lines {
 }
 
 /// All runners of the daemon, on the edge thread.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Runners(TaskTracker);
 
 impl Runners {
-    /// To be called inside a tokio runtime.
-    pub fn start(runners: Vec<Runner>) -> Runners {
-        let tasks = TaskTracker::new();
-        for runner in runners {
-            tasks.spawn(runner.run());
-        }
-        tasks.close();
-        Runners(tasks)
+    /// Runs the hooks of a keeper, when `earlier` is done: those of one keeper run one at a time. To be called inside a tokio runtime.
+    pub fn start(&self, runner: Runner, earlier: Option<JoinHandle<()>>) -> JoinHandle<()> {
+        self.0.spawn(async move {
+            if let Some(earlier) = earlier {
+                // It ends with what it has to do; nothing aborts it.
+                let _ = earlier.await;
+            }
+            runner.run().await;
+        })
     }
 
     /// After the last term: what still runs has this long. Ended with the daemon otherwise, which is said.
     pub async fn finish(self, within: Duration) {
+        self.0.close();
         if tokio::time::timeout(within, self.0.wait()).await.is_err() {
             let keepers = self.0.len();
             tracing::warn!(keepers, "hooks cut off: not done {within:?} after the last keeper had stopped");

@@ -3,7 +3,7 @@
 use crate::child::term_variables;
 use crate::clock;
 use crate::core::election::{Action, Election, GuardReport, HealthReport};
-use crate::core::event::{Event, Reason, Role};
+use crate::core::event::{Command, Event, Reason, Role};
 use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
 use crate::core::spread::Spread;
@@ -14,7 +14,7 @@ use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newbo
 use crate::health;
 use crate::hooks::Caller;
 use crate::lock::{Ask, Engine, KeeperId};
-use crate::observe::board::{Board, HolderView, KeeperView, LastChange};
+use crate::observe::board::{Board, HolderView, KeeperView, LastChange, Panel};
 use crate::observe::events;
 use crate::observe::history::{EndReason, History};
 use crate::observe::series::Recorder;
@@ -84,12 +84,22 @@ enum Slot {
     },
 }
 
+/// What a keeper knows of the one with other settings that it replaces.
+#[derive(Debug)]
+pub struct Past {
+    /// Why there is a keeper now, as `status` shows it.
+    pub why: &'static str,
+    pub history: History,
+    pub paused: bool,
+}
+
 /// One keeper on this host.
 #[derive(Debug)]
 pub struct Keeper {
     pub name: Arc<str>,
-    /// Its place on the board.
-    pub place: usize,
+    pub panel: Arc<Panel>,
+    pub past: Past,
+    pub recorder: Recorder,
     pub id: KeeperId,
     /// The lock key, as the child is told.
     pub lock_key: String,
@@ -130,9 +140,14 @@ enum Input {
     Time,
 }
 
-/// Runs a keeper until its election has stopped.
-pub async fn run(keeper: Keeper) {
-    Shell::new(keeper).run().await;
+/// Runs a keeper until its election has stopped; what the next of its name is to know.
+pub async fn run(keeper: Keeper) -> Past {
+    let mut shell = Shell::new(keeper);
+    shell.run().await;
+    let Shell { keeper, history, .. } = shell;
+    keeper.shared.engine.unregister(keeper.id);
+    keeper.shared.spread.borrow_mut().leave(keeper.id.place());
+    Past { why: "it has other settings since a reload", history, paused: keeper.election.is_paused() }
 }
 
 struct Shell {
@@ -140,7 +155,6 @@ struct Shell {
     slot: Slot,
     view: KeeperView,
     history: History,
-    recorder: Recorder,
     /// How the main process ended last.
     ended: Option<guard::Exit>,
     /// Tells the edge how the main processes of this term end.
@@ -150,15 +164,19 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(keeper: Keeper) -> Self {
-        let view = first_view(&keeper.name, keeper.election.timing().ttl(), clock::wall());
-        let recorder = Recorder::new(keeper.shared.board.series(keeper.place));
+    fn new(mut keeper: Keeper) -> Self {
+        let ttl = keeper.election.timing().ttl();
+        let mut view = first_view(&keeper.name, ttl, clock::wall(), keeper.past.why);
+        let history = std::mem::take(&mut keeper.past.history);
+        view.history = history.runs().cloned().collect();
+        if keeper.past.paused {
+            keeper.election.handle_command(clock::now(), Command::Pause);
+        }
         Shell {
             keeper,
             slot: Slot::Empty,
             view,
-            history: History::default(),
-            recorder,
+            history,
             ended: None,
             ends: None,
             stale_view: true,
@@ -185,13 +203,13 @@ impl Shell {
             self.weigh();
             self.keeper.election.handle_timeout(clock::now());
         }
-        self.keeper.shared.board.promise_turn(self.keeper.place, None);
+        self.keeper.panel.promise_turn(None);
     }
 
     /// What the daemon's other keepers are at matters while this one stands by.
     fn weigh(&mut self) {
         if !self.keeper.election.is_holding() {
-            let load = self.keeper.shared.spread.borrow().load(self.keeper.place);
+            let load = self.keeper.shared.spread.borrow().load(self.keeper.id.place());
             self.keeper.election.handle_load(load);
         }
     }
@@ -219,7 +237,7 @@ impl Shell {
         let timeout = self.keeper.election.poll_timeout();
         let held = self.keeper.election.is_holding();
         let turn_by = timeout.filter(|_| held).map(|at| at.max(now) + TURN_SLACK);
-        self.keeper.shared.board.promise_turn(self.keeper.place, turn_by);
+        self.keeper.panel.promise_turn(turn_by);
         let mut pause = timeout.map_or(Duration::from_secs(3600), |at| at.since(now));
         if self.stale_view {
             pause = pause.min(VIEW_AGAIN);
@@ -261,7 +279,8 @@ impl Shell {
                 Action::Emit(event) => self.note(&event),
             }
         }
-        self.keeper.shared.spread.borrow_mut().seat(self.keeper.place, self.keeper.election.seat());
+        let place = self.keeper.id.place();
+        self.keeper.shared.spread.borrow_mut().seat(place, self.keeper.election.seat());
         let holding = self.keeper.election.is_holding();
         if holding != self.holding {
             self.holding = holding;
@@ -506,7 +525,7 @@ impl Shell {
         events::log(&self.keeper.name, &self.keeper.shared.nodes, event);
         self.keeper.hooks.note(event);
         let now = clock::now();
-        self.recorder.note(event, now);
+        self.keeper.recorder.note(event, now);
         if let Some(front) = &self.keeper.foreground {
             let _ = front.events.try_send(event.clone());
         }
@@ -570,7 +589,7 @@ impl Shell {
             }),
         };
         if self.stale_view || self.view != before {
-            self.stale_view = !self.keeper.shared.board.try_put(self.keeper.place, &self.view);
+            self.stale_view = !self.keeper.shared.board.try_put(&self.keeper.panel, &self.view);
         }
     }
 }
@@ -607,8 +626,8 @@ async fn from_guard(slot: &mut Slot) -> Input {
     }
 }
 
-/// The view of a keeper before it has run.
-pub fn first_view(name: &str, ttl: Duration, since: WallTime) -> KeeperView {
+/// The view of a keeper before it has run; `why` there is one now.
+pub fn first_view(name: &str, ttl: Duration, since: WallTime, why: &str) -> KeeperView {
     KeeperView {
         name: name.to_owned(),
         role: crate::core::event::Role::Standby,
@@ -619,7 +638,7 @@ pub fn first_view(name: &str, ttl: Duration, since: WallTime) -> KeeperView {
         since,
         restarts: 0,
         history: Arc::new([]),
-        last_change: Some(LastChange { at: since, reason: "keeperd has started".to_owned() }),
+        last_change: Some(LastChange { at: since, reason: why.to_owned() }),
         holder: None,
     }
 }

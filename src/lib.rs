@@ -34,6 +34,8 @@
 //! * `keeper`: the shell of one election. `core_thread` and `daemon`: the two threads. `child`, `env_file`, `output`: what a child is given, and
 //!   what it writes. `clock`: the only place that reads clocks.
 //! * `errand`, `hooks`: short commands of the daemon's own, under guards of their own; those that go with a term. `health`: probes.
+//! * `roster`: the keepers on the core thread, and who takes whose place. `reload`, on the edge thread: a new configuration, and what differs;
+//!   `outfit`: what a keeper needs on both.
 //! * `config`: from TOML to values that cannot be wrong; all mistakes at once, each with its place.
 //! * `observe`: log lines, status, metrics, control socket and `[http]`, made of the core's events and of nothing else. `systemd`: sd_notify.
 //! * `cli`, `ops`: the command line and the commands that are not the daemon.
@@ -81,5 +83,8 @@ pub mod keeper;
 pub mod lock;
 pub mod observe;
 pub mod ops;
+pub mod outfit;
 pub mod output;
+pub mod reload;
+pub mod roster;
 pub mod systemd;

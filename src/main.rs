@@ -7,6 +7,7 @@ use keeperd::ops::run::Request;
 use keeperd::ops::status::Question;
 use keeperd::ops::steer::Deed;
 use keeperd::ops::terminal::View;
+use keeperd::reload::Origin;
 use keeperd::{daemon, guard, lock, ops};
 use std::io;
 use std::path::Path;
@@ -38,6 +39,7 @@ fn main() {
         Some(Command::Resume { name: None, wait, .. }) => ops::steer::resume_all(&socket(), wait.into(), out),
         Some(Command::Restart(named)) => one(named, Deed::Restart, out),
         Some(Command::Drain(wait)) => ops::steer::drain(&socket(), wait.into(), out),
+        Some(Command::Reload { dry_run, json }) => ops::reload::run(&socket(), dry_run, json, out),
         Some(Command::Status { name, json, watch, lines }) => {
             ops::status::run(&socket(), &Question { name, json, watch, lines }, view, out)
         }
@@ -63,7 +65,8 @@ fn main() {
                 exit(1);
             });
             log::install(&queue, format, cli.log_level.unwrap_or(LevelFilter::INFO));
-            daemon::run(config, &queue, format)
+            let origin = Origin { path: cli.config, env };
+            daemon::run(config, origin, &queue, format)
         }
     });
 }

@@ -15,6 +15,13 @@ pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
+/// systemd 253 and later want the time with it.
+pub fn reloading() {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    notify(&states);
+}
+
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
@@ -35,7 +42,7 @@ pub async fn report(board: Arc<Board>) {
                 tokio::time::sleep(STATUS_EVERY).await;
             }
             _ = feed.tick() => {
-                if watchdog.is_some() && board.late(clock::boot()).next().is_none() {
+                if watchdog.is_some() && board.late(clock::boot()).is_empty() {
                     notify(&[NotifyState::Watchdog]);
                 }
             }
@@ -49,5 +56,6 @@ fn summary(board: &Board) -> String {
     let leading = count(&[Role::Leader, Role::Finished]);
     let standing_by = count(&[Role::Standby, Role::Candidate]);
     let rest = keepers.len() - leading - standing_by;
-    format!("{leading} running here, {standing_by} standing by, {rest} otherwise")
+    let refused = if board.reload().ok { "" } else { "; the last reload was refused: see the log" };
+    format!("{leading} running here, {standing_by} standing by, {rest} otherwise{refused}")
 }

@@ -1,8 +1,8 @@
 //! What an operator may write, and what keeperd answers when it is wrong.
 
 use keeperd::config::{
-    Config, Env, Health, HttpTarget, Limit, LockConfig, NodeAddress, OutputConfig, Probe, Question,
-    RedisConfig, RetryCount, Socket, UNLIMITED, load, parse,
+    Config, Difference, Env, Health, HttpTarget, Limit, LockConfig, NodeAddress, OutputConfig, Probe,
+    Question, RedisConfig, RetryCount, Socket, UNLIMITED, fixed_keys, load, parse,
 };
 use keeperd::core::preference::{Priorities, Priority};
 use keeperd::core::restart::RestartPolicy;
@@ -1304,4 +1304,113 @@ fn the_journal_can_be_elsewhere() {
     assert_eq!(there.journal_socket, Path::new("/there"));
     let wrong = errors_in(&text, &env([("KEEPERD_JOURNAL_SOCKET", "here")]));
     assert_eq!(wrong, "KEEPERD_JOURNAL_SOCKET:1:1: must be an absolute path, or not be set at all");
+}
+
+// ── what a reload changes ──
+
+/// Every key of a keeper with a value that is not its default; one that a keeper has for itself only, first.
+const OTHER_VALUES: [&str; 32] = [
+    "lock = \"other\"",
+    "command = [\"false\"]",
+    "ttl = \"20s\"",
+    "stop_timeout = \"2s\"",
+    "stop_signal = \"SIGINT\"",
+    "working_dir = \"/tmp\"",
+    "env = { A = \"1\" }",
+    "env_file = \"/f\"",
+    "clear_env = true",
+    "user = \"root\"",
+    "group = \"root\"",
+    "groups = [\"root\"]",
+    "umask = \"077\"",
+    "limits = { nofile = 64 }",
+    "nice = 3",
+    "no_new_privileges = false",
+    "isolate = \"pid\"",
+    "restart = \"never\"",
+    "success_exit_codes = [3]",
+    "restart_delay = \"2s\"",
+    "restart_delay_max = \"50s\"",
+    "give_up_after = 6",
+    "give_up_window = \"6m\"",
+    "cooldown = \"70s\"",
+    "on_acquired = [\"true\"]",
+    "on_lost = [\"true\"]",
+    "hook_timeout = \"3s\"",
+    "output = \"null\"",
+    "priority = 1",
+    "hold = \"70s\"",
+    "health = { tcp = \"localhost:1\" }",
+    "ready = { tcp = \"localhost:1\" }",
+];
+
+#[test]
+fn a_changed_keeper_is_told_by_the_keys_that_differ() {
+    let keeper = |lines: &str| {
+        let (command, lines) =
+            if lines.starts_with("command") { (lines, "") } else { ("command = [\"true\"]", lines) };
+        read(&format!("{REDIS}[[keeper]]\nname = \"k\"\n{command}\nstop_timeout = \"1s\"\n{lines}\n"))
+    };
+    let plain = keeper("");
+    for line in OTHER_VALUES.into_iter().filter(|line| !line.starts_with("stop_timeout")) {
+        let key = line.split(' ').next().expect("a key");
+        let changed = Difference::of(&plain, &keeper(line));
+        assert_eq!(changed.changed, [("k".to_owned(), vec![key])], "{line}");
+        assert_eq!((changed.added.len(), changed.removed.len(), changed.unchanged), (0, 0, 0));
+        assert_eq!(Difference::of(&keeper(line), &keeper(line)).unchanged, 1, "{line}");
+    }
+    let default_timeout = read(&format!("{REDIS}{KEEPER}"));
+    assert_eq!(Difference::of(&plain, &default_timeout).changed[0].1, ["stop_timeout"]);
+}
+
+#[test]
+fn every_key_of_a_keeper_can_be_told_as_changed() {
+    let example = fs::read_to_string(shipped("README.md")).expect("it is shipped");
+    let table = example.split("## `[[keeper]]`").nth(1).and_then(|rest| rest.split("\n#").next());
+    let keys = table.expect("a table of keys").lines().filter_map(|line| line.strip_prefix("| `"));
+    for key in keys.filter_map(|line| line.split('`').next()).filter(|key| *key != "name") {
+        let told = OTHER_VALUES.iter().any(|line| line.starts_with(&format!("{key} =")));
+        assert!(told, "{key} is documented, and not among the keys whose change is told");
+    }
+}
+
+#[test]
+fn keepers_are_told_in_the_order_of_the_files() {
+    let keepers = |names: &[&str]| {
+        let keeper = |name: &&str| format!("[[keeper]]\nname = \"{name}\"\ncommand = [\"true\"]\n");
+        read(&format!("{REDIS}{}", names.iter().map(keeper).collect::<String>()))
+    };
+    let difference = Difference::of(&keepers(&["d", "c", "b", "a"]), &keepers(&["z", "b", "y", "d"]));
+    assert_eq!(difference.added, ["z", "y"]);
+    assert_eq!(difference.removed, ["c", "a"]);
+    assert_eq!((difference.changed.len(), difference.unchanged), (0, 2));
+}
+
+#[test]
+fn a_longer_lease_changes_its_keeper_and_nothing_that_is_fixed() {
+    let with = |ttl: &str| read(&format!("{REDIS}ttl = \"{ttl}\"\n{KEEPER}"));
+    let (short, long) = (with("30s"), with("60s"));
+    assert!(redis(&long).restart_quarantine > redis(&short).restart_quarantine);
+    assert_eq!(fixed_keys(&short, &long), Vec::<&str>::new());
+    assert_eq!(Difference::of(&short, &long).changed, [("k".to_owned(), vec!["ttl"])]);
+}
+
+#[test]
+fn what_leases_and_other_hosts_rest_on_is_fixed_while_the_daemon_runs() {
+    let local = "[lock]\nengine = \"local\"\ndirectory = \"/d\"\n";
+    let plain = format!("host = \"h\"\n{REDIS}");
+    for (old, new, key) in [
+        (&*plain, format!("host = \"i\"\n{REDIS}"), "host"),
+        (&plain, plain.replace("\"c\"", "\"d\""), "[lock] nodes"),
+        (&plain, format!("{plain}key_prefix = \"p:\"\n"), "[lock] key_prefix"),
+        (&plain, format!("{plain}retry_count = 9\n"), "[lock] retry_count"),
+        (&plain, format!("{plain}retry_delay = \"1s\"\n"), "[lock] retry_delay"),
+        (&plain, format!("host = \"h\"\n{local}"), "[lock] engine"),
+        (local, local.replace("/d", "/e"), "[lock] directory"),
+        (&plain, format!("{plain}[control]\nsocket = \"/s\"\n"), "[control] socket"),
+        (&plain, format!("{plain}[http]\nlisten = \"127.0.0.1:9470\"\n"), "[http] listen"),
+    ] {
+        let [old, new] = [old, &new].map(|text| read(&format!("{text}{KEEPER}")));
+        assert_eq!(fixed_keys(&old, &new), [key]);
+    }
 }

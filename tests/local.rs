@@ -1,6 +1,8 @@
 //! The local engine on a disk that is slow, or refuses.
 use keeperd::core::lease::{FencingToken, Value};
-use keeperd::core::request::{AcquireAnswer, Answer, FromNode, LookAnswer, Request, RoundId, Ticket};
+use keeperd::core::request::{
+    AcquireAnswer, Answer, ExtendAnswer, FromNode, LookAnswer, Request, RoundId, Ticket,
+};
 use keeperd::core::time::Instant;
 use keeperd::lock::local::{Local, NODE};
 use keeperd::lock::{Ask, Claim, Identity, KeeperId};
@@ -168,5 +170,28 @@ fn the_lock_outlives_its_daemon_as_long_as_the_child_has_a_copy() {
         assert!(!other.is_free().await, "the daemon is gone, the child lives");
         drop(child);
         assert!(other.is_free().await);
+    });
+}
+
+/// A keeper that a reload has removed: its daemon runs on, and must not keep the file open.
+#[test]
+fn a_keeper_that_unregisters_has_what_it_asked_and_then_no_lock() {
+    let folder = tempfile::tempdir().expect("folder");
+    run(async || {
+        let (mut holder, mut other) = (Side::start(folder.path()), Side::start(folder.path()));
+        let granted = holder.answer(acquire()).await;
+        assert!(matches!(granted, Answer::Acquire(AcquireAnswer::Granted { .. })), "{granted:?}");
+        holder.ask(Request::Check { value: Value(1) });
+        holder.local.unregister(holder.keeper);
+        let mut heard = Vec::new();
+        while let Some(message) = holder.inbox.recv().await {
+            heard.push(message);
+        }
+        let answered = Answer::Extend(ExtendAnswer::Ok);
+        assert!(
+            heard.iter().any(|from| matches!(from, FromNode::Answer { answer, .. } if *answer == answered))
+        );
+        assert!(other.is_free().await);
+        assert!(holder.local.descriptor(holder.keeper).is_err());
     });
 }

@@ -8,6 +8,7 @@
 
 mod address;
 mod decode;
+mod difference;
 mod environment;
 mod health;
 mod keeper;
@@ -20,6 +21,7 @@ mod validate;
 mod values;
 
 pub use address::{BadAddress, NodeAddress};
+pub use difference::{Difference, fixed_keys};
 pub use environment::Env;
 pub use load::{load, parse, socket_named_in};
 pub use places::control_sockets;
@@ -61,6 +63,16 @@ pub struct Config {
     pub ttl: Duration,
     /// Allowed, but to be told to the operator.
     pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// The key that a keeper's hosts compete for.
+    pub fn lock_key(&self, keeper: &KeeperConfig) -> String {
+        match &self.lock {
+            LockConfig::Redis(redis) => format!("{}{}", redis.key_prefix, keeper.lock),
+            LockConfig::Local(_) => keeper.lock.clone(),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Debug)]

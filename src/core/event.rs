@@ -74,6 +74,8 @@ pub enum Command {
     Restart,
     /// Hand over and end.
     Drain,
+    /// The same, because the file has other settings for this keeper, or none.
+    Retire,
     /// End at once: SIGKILL instead of the stop signal.
     Kill,
 }

@@ -83,7 +83,7 @@ pub enum Seat<'a> {
 #[derive(Clone, Debug)]
 pub struct Spread {
     host: String,
-    keepers: Vec<Kept>,
+    keepers: BTreeMap<usize, Kept>,
     here: u32,
     elsewhere: BTreeMap<String, u32>,
     waiting: BTreeSet<(u32, usize)>,
@@ -116,21 +116,32 @@ impl At {
 }
 
 impl Spread {
-    /// `keepers` by name, in the order of their places.
-    pub fn new<'a>(host: &str, keepers: impl Iterator<Item = &'a str>) -> Self {
-        let keepers = keepers.map(|name| Kept { shift: shift(host, name), at: At::Nowhere, last: None });
+    /// Of a daemon without keepers.
+    pub fn new(host: &str) -> Self {
         Spread {
             host: host.to_owned(),
-            keepers: keepers.collect(),
+            keepers: BTreeMap::new(),
             here: 0,
             elsewhere: BTreeMap::new(),
             waiting: BTreeSet::new(),
         }
     }
 
+    /// A keeper more, at a place that none has.
+    pub fn join(&mut self, place: usize, name: &str) {
+        let kept = Kept { shift: shift(&self.host, name), at: At::Nowhere, last: None };
+        self.keepers.insert(place, kept);
+    }
+
+    /// A keeper less.
+    pub fn leave(&mut self, place: usize) {
+        self.seat(place, Seat::Nowhere);
+        self.keepers.remove(&place);
+    }
+
     /// Takes note of where a keeper is now.
     pub fn seat(&mut self, place: usize, seat: Seat<'_>) {
-        let Some(kept) = self.keepers.get_mut(place).filter(|kept| !kept.at.is(seat)) else { return };
+        let Some(kept) = self.keepers.get_mut(&place).filter(|kept| !kept.at.is(seat)) else { return };
         match &kept.at {
             At::Nowhere => {}
             At::Waiting => drop(self.waiting.remove(&(kept.shift, place))),
@@ -163,7 +174,7 @@ impl Spread {
     }
 
     pub fn load(&self, place: usize) -> Load {
-        let Some(kept) = self.keepers.get(place) else { return Load::default() };
+        let Some(kept) = self.keepers.get(&place) else { return Load::default() };
         let others = || self.elsewhere.iter().filter(|(host, _)| **host != self.host);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Load {

@@ -82,11 +82,12 @@ impl Watch {
         Some((watch, Link { subject, reports }))
     }
 
-    /// Probes for as long as the daemon lives.
+    /// Probes for as long as the core thread has the other end.
     pub async fn run(self) {
         let mut probed = Probed::Nothing;
         loop {
             probed = tokio::select! {
+                () = self.reports.closed() => return,
                 // A probe under way about something that is over is dropped, and killed.
                 changed = self.subject.other_than(probed) => changed,
                 () = self.probe(probed) => std::future::pending().await,

@@ -7,6 +7,7 @@ use crate::core::lease::{NodeId, Quorum, Value};
 use crate::core::request::FromNode;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// How the core's requests reach the nodes. Lives on the core thread.
@@ -24,6 +25,14 @@ impl Engine {
         }
     }
 
+    /// Nothing more comes into its inbox; what it asked to be released is released.
+    pub fn unregister(&self, keeper: KeeperId) {
+        match self {
+            Engine::Redis { nodes, .. } => nodes.unregister(keeper),
+            Engine::Local { lock, .. } => lock.unregister(keeper),
+        }
+    }
+
     /// Never blocks; the answer comes into the keeper's inbox.
     pub fn ask(&self, keeper: KeeperId, node: NodeId, ask: Ask) {
         match self {
@@ -36,6 +45,14 @@ impl Engine {
     pub fn hold(&self, keeper: KeeperId, held: bool) {
         match self {
             Engine::Redis { nodes, .. } => nodes.hold(keeper, held),
+            Engine::Local { .. } => {}
+        }
+    }
+
+    /// How long a node that restarts from now on does not vote; a shorter one changes nothing.
+    pub fn lengthen_quarantine(&self, wanted: Duration) {
+        match self {
+            Engine::Redis { nodes, .. } => nodes.lengthen_quarantine(wanted),
             Engine::Local { .. } => {}
         }
     }

@@ -14,7 +14,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -44,21 +45,26 @@ struct Record {
     pid: u32,
 }
 
+/// A keeper that has unregistered keeps its entry until the last request under way is done.
 struct Entry {
     path: PathBuf,
     inbox: mpsc::Sender<FromNode>,
-    file: Rc<RefCell<Option<File>>>,
-    holding: Option<Value>,
+    /// Every duplicate shares its lock.
+    file: RefCell<Option<File>>,
+    holding: Cell<Option<Value>>,
     /// Why the file could not be used when it was last tried.
-    trouble: Option<String>,
+    trouble: RefCell<Option<String>>,
 }
+
+type Entries = BTreeMap<KeeperId, Rc<Entry>>;
 
 /// The engine; lives on the core thread.
 #[derive(Clone)]
 pub struct Local {
     identity: Rc<Identity>,
     directory: PathBuf,
-    entries: Rc<RefCell<Vec<Entry>>>,
+    entries: Rc<RefCell<Entries>>,
+    registered: Rc<Cell<u32>>,
 }
 
 impl std::fmt::Debug for Local {
@@ -77,7 +83,8 @@ impl Local {
         let local = Local {
             identity: Rc::new(identity),
             directory: directory.to_owned(),
-            entries: Rc::new(RefCell::new(Vec::new())),
+            entries: Rc::default(),
+            registered: Rc::default(),
         };
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
         let changes = AddWatchFlags::IN_CLOSE_WRITE
@@ -94,10 +101,22 @@ impl Local {
         let path = self.directory.join(format!("{}.lock", claim.key.replace('/', "_")));
         // A full inbox cannot be: it is new.
         let _ = inbox.try_send(FromNode::Change { node: NODE, change: NodeChange::Serving });
-        let mut entries = self.entries.borrow_mut();
-        let id = KeeperId(u32::try_from(entries.len()).expect("configuration limits keepers"));
-        entries.push(Entry { path, inbox, file: Rc::new(RefCell::new(None)), holding: None, trouble: None });
+        let id = KeeperId(self.registered.get());
+        self.registered.set(id.0 + 1);
+        let entry = Entry {
+            path,
+            inbox,
+            file: RefCell::default(),
+            holding: Cell::default(),
+            trouble: RefCell::default(),
+        };
+        self.entries.borrow_mut().insert(id, Rc::new(entry));
         id
+    }
+
+    /// Its lock file is closed, and the lock free with it, when what it has asked for is done.
+    pub fn unregister(&self, keeper: KeeperId) {
+        self.entries.borrow_mut().remove(&keeper);
     }
 
     pub fn directory(&self) -> &Path {
@@ -107,62 +126,62 @@ impl Local {
     /// The first lock file that cannot be used, and why.
     pub fn trouble(&self) -> Option<String> {
         let entries = self.entries.borrow();
-        let (entry, why) = entries.iter().find_map(|entry| Some((entry, entry.trouble.as_ref()?)))?;
-        Some(format!("{} cannot be used: {why}", entry.path.display()))
-    }
-
-    /// One line per change, however often it is tried.
-    fn note(&self, keeper: KeeperId, error: Option<&io::Error>) {
-        let mut entries = self.entries.borrow_mut();
-        let entry = &mut entries[keeper.0 as usize];
-        let trouble = error.map(io::Error::to_string);
-        if entry.trouble == trouble {
-            return;
-        }
-        let path = entry.path.display();
-        match &trouble {
-            Some(error) => tracing::warn!(%path, error, "lock file cannot be used; tried again until it can"),
-            None => tracing::info!(%path, "lock file can be used again"),
-        }
-        entry.trouble = trouble;
+        entries.values().find_map(|entry| {
+            let why = entry.trouble.borrow();
+            Some(format!("{} cannot be used: {}", entry.path.display(), why.as_ref()?))
+        })
     }
 
     /// A duplicate of the lock's descriptor, for the guard and the child.
     pub fn descriptor(&self, keeper: KeeperId) -> io::Result<OwnedFd> {
-        let file = Rc::clone(&self.entries.borrow()[keeper.0 as usize].file);
-        let file = file.borrow();
-        let file = file.as_ref().ok_or_else(|| io::Error::other("the lock file is not open"))?;
-        Ok(file.try_clone()?.into())
+        let closed = || io::Error::other("the lock file is not open");
+        let entries = self.entries.borrow();
+        let file = entries.get(&keeper).ok_or_else(closed)?.file.borrow();
+        Ok(file.as_ref().ok_or_else(closed)?.try_clone()?.into())
     }
 
     /// Carries a request out and answers into the keeper's inbox.
     pub fn ask(&self, keeper: KeeperId, ask: Ask) {
-        let local = self.clone();
+        let Some(entry) = self.entries.borrow().get(&keeper).cloned() else { return };
+        let identity = Rc::clone(&self.identity);
         tokio::task::spawn_local(async move {
-            let answer = local.answer(keeper, &ask.request).await;
-            local.note(keeper, answer.as_ref().err());
+            let answer = entry.answer(&identity, &ask.request).await;
+            entry.note(answer.as_ref().err());
             let answer = answer.unwrap_or(Answer::Silent);
-            let inbox = local.entries.borrow()[keeper.0 as usize].inbox.clone();
             // The keeper has ended when its inbox is closed; a round has its own time-out when it is full.
-            let _ = inbox.try_send(FromNode::Answer { node: NODE, ticket: ask.ticket, answer });
+            let _ = entry.inbox.try_send(FromNode::Answer { node: NODE, ticket: ask.ticket, answer });
         });
     }
+}
 
-    async fn answer(&self, keeper: KeeperId, request: &Request) -> io::Result<Answer> {
+impl Entry {
+    /// One line per change, however often it is tried.
+    fn note(&self, error: Option<&io::Error>) {
+        let trouble = error.map(io::Error::to_string);
+        if *self.trouble.borrow() == trouble {
+            return;
+        }
+        let path = self.path.display();
+        match &trouble {
+            Some(error) => tracing::warn!(%path, error, "lock file cannot be used; tried again until it can"),
+            None => tracing::info!(%path, "lock file can be used again"),
+        }
+        *self.trouble.borrow_mut() = trouble;
+    }
+
+    async fn answer(&self, identity: &Identity, request: &Request) -> io::Result<Answer> {
         Ok(match request {
-            Request::Look => Answer::Look(self.look(keeper).await?),
+            Request::Look => Answer::Look(self.look().await?),
             Request::Acquire { value, proposal, .. } => {
-                Answer::Acquire(self.acquire(keeper, *value, *proposal).await?)
+                Answer::Acquire(self.acquire(identity, *value, *proposal).await?)
             }
             // The one node's grant is the largest.
             Request::Raise { .. } => Answer::Raise(RaiseAnswer::Accepted),
-            Request::Extend { value, .. } | Request::Check { value } => {
-                Answer::Extend(self.check(keeper, *value)?)
-            }
+            Request::Extend { value, .. } | Request::Check { value } => Answer::Extend(self.check(*value)),
             // What the only node lost is lost.
             Request::Repair { .. } => Answer::Repair(RepairAnswer::Refused),
             Request::Release { value } => {
-                self.release(keeper, *value)?;
+                self.release(*value)?;
                 Answer::Released
             }
             // There is no other host.
@@ -170,8 +189,8 @@ impl Local {
         })
     }
 
-    async fn look(&self, keeper: KeeperId) -> io::Result<LookAnswer> {
-        match self.lock(keeper).await? {
+    async fn look(&self) -> io::Result<LookAnswer> {
+        match self.lock().await? {
             Ok(file) => {
                 let record = read_record(&file);
                 file.unlock()?;
@@ -183,22 +202,22 @@ impl Local {
 
     async fn acquire(
         &self,
-        keeper: KeeperId,
+        identity: &Identity,
         value: Value,
         proposal: FencingToken,
     ) -> io::Result<AcquireAnswer> {
-        let file = match self.lock(keeper).await? {
+        let file = match self.lock().await? {
             Ok(file) => file,
             Err(held) => return Ok(AcquireAnswer::Held(held)),
         };
         // From here on it is ours to release, also while the disk takes its time.
-        self.entries.borrow_mut()[keeper.0 as usize].holding = Some(value);
+        self.holding.set(Some(value));
         let token = FencingToken(read_record(&file).token).next().max(proposal);
         let record = Record {
             token: token.0,
             value: value.to_string(),
-            host: self.identity.host.clone(),
-            pid: self.identity.pid,
+            host: identity.host.clone(),
+            pid: identity.pid,
         };
         let written = write_record(&file, &record);
         // The token must be on the disk before the child has it; a slow disk must not hold up other keepers.
@@ -210,33 +229,29 @@ impl Local {
             Err(error) => Err(error),
         };
         // The attempt may have been given up meanwhile, and the lock with it.
-        if self.entries.borrow()[keeper.0 as usize].holding != Some(value) {
+        if self.holding.get() != Some(value) {
             return Ok(AcquireAnswer::Released);
         }
         if let Err(error) = synced {
-            self.release(keeper, value)?;
+            self.release(value)?;
             return Err(error);
         }
         Ok(AcquireAnswer::Granted { token })
     }
 
-    fn check(&self, keeper: KeeperId, value: Value) -> io::Result<ExtendAnswer> {
-        let entries = self.entries.borrow();
-        let entry = &entries[keeper.0 as usize];
-        let file = entry.file.borrow();
-        let mine = entry.holding == Some(value)
-            && file.as_ref().is_some_and(|file| is_same_file(file, &entry.path).unwrap_or(false));
-        Ok(if mine { ExtendAnswer::Ok } else { ExtendAnswer::Gone })
+    fn check(&self, value: Value) -> ExtendAnswer {
+        let file = self.file.borrow();
+        let mine = self.holding.get() == Some(value)
+            && file.as_ref().is_some_and(|file| is_same_file(file, &self.path).unwrap_or(false));
+        if mine { ExtendAnswer::Ok } else { ExtendAnswer::Gone }
     }
 
-    fn release(&self, keeper: KeeperId, value: Value) -> io::Result<()> {
-        let mut entries = self.entries.borrow_mut();
-        let entry = &mut entries[keeper.0 as usize];
-        if entry.holding != Some(value) {
+    fn release(&self, value: Value) -> io::Result<()> {
+        if self.holding.get() != Some(value) {
             return Ok(());
         }
-        entry.holding = None;
-        let file = entry.file.borrow();
+        self.holding.set(None);
+        let file = self.file.borrow();
         let Some(file) = file.as_ref() else { return Ok(()) };
         file.unlock()?;
         // Unlocking says nothing to those who wait; a new time stamp does.
@@ -247,23 +262,22 @@ impl Local {
     }
 
     /// Takes the flock, or says who has it.
-    async fn lock(&self, keeper: KeeperId) -> io::Result<Result<File, Held>> {
+    async fn lock(&self) -> io::Result<Result<File, Held>> {
         let mut tried = 0;
         loop {
-            let file = self.open(keeper)?;
+            let file = self.open()?;
             // Trying would succeed on our own open file, and unlocking it again would free what is being acquired.
-            if self.entries.borrow()[keeper.0 as usize].holding.is_some() {
+            if self.holding.get().is_some() {
                 return Ok(Err(held(&read_record(&file))));
             }
             match file.try_lock() {
                 Ok(()) => {
-                    let path = self.entries.borrow()[keeper.0 as usize].path.clone();
-                    if is_same_file(&file, &path)? {
+                    if is_same_file(&file, &self.path)? {
                         return Ok(Ok(file));
                     }
                     // Somebody replaced the file: the lock we have is of the old one.
                     file.unlock()?;
-                    *self.entries.borrow()[keeper.0 as usize].file.borrow_mut() = None;
+                    *self.file.borrow_mut() = None;
                 }
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error),
@@ -277,18 +291,16 @@ impl Local {
     }
 
     /// The keeper's open file; every duplicate shares its lock.
-    fn open(&self, keeper: KeeperId) -> io::Result<File> {
-        let entries = self.entries.borrow();
-        let entry = &entries[keeper.0 as usize];
-        let mut slot = entry.file.borrow_mut();
+    fn open(&self) -> io::Result<File> {
+        let mut slot = self.file.borrow_mut();
         if let Some(file) = &*slot
-            && is_same_file(file, &entry.path)?
+            && is_same_file(file, &self.path)?
         {
             return file.try_clone();
         }
         let mut options = OpenOptions::new();
         let file =
-            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&entry.path)?;
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
         let copy = file.try_clone()?;
         *slot = Some(file);
         Ok(copy)
@@ -377,9 +389,9 @@ fn watch(inotify: Inotify) -> mpsc::Receiver<OsString> {
     touched
 }
 
-async fn pass_hints(mut touched: mpsc::Receiver<OsString>, entries: Rc<RefCell<Vec<Entry>>>) {
+async fn pass_hints(mut touched: mpsc::Receiver<OsString>, entries: Rc<RefCell<Entries>>) {
     while let Some(name) = touched.recv().await {
-        for entry in entries.borrow().iter().filter(|entry| entry.path.file_name() == Some(&name)) {
+        for entry in entries.borrow().values().filter(|entry| entry.path.file_name() == Some(&name)) {
             let _ = entry.inbox.try_send(FromNode::Touched { node: NODE });
         }
     }

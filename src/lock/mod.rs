@@ -14,6 +14,13 @@ pub use redis::{NodeState, NodeStatus};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeeperId(pub u32);
 
+impl KeeperId {
+    /// Its place in the daemon's [`Spread`](crate::core::spread::Spread).
+    pub fn place(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What an engine must know of a keeper, fixed for the keeper's life.
 #[derive(Clone, Debug)]
 pub struct Claim {

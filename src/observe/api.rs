@@ -5,11 +5,11 @@ use super::status::{self, HeardLine};
 use crate::core::event::Command;
 use crate::core_thread::{Order, Told};
 use crate::output::{Follower, Outlet};
+use crate::reload::{self, Refused};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,17 +23,14 @@ const FOLLOWERS_MAX: usize = 16;
 /// The core thread answers in microseconds, unless its host was frozen.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Of all keepers, by their names.
-pub type Outlets = BTreeMap<Arc<str>, Arc<Outlet>>;
-
 /// What requests may look at and ask for.
 #[derive(Clone, Debug)]
 pub struct Api {
     board: Arc<Board>,
     host: Arc<str>,
-    outlets: Arc<Outlets>,
     followers: Arc<Semaphore>,
     orders: mpsc::Sender<Order>,
+    reloads: mpsc::Sender<reload::Request>,
 }
 
 /// A document, or lines without end.
@@ -48,34 +45,41 @@ impl Answer {
 }
 
 impl Api {
-    pub fn new(board: Arc<Board>, host: Arc<str>, outlets: Arc<Outlets>, orders: mpsc::Sender<Order>) -> Api {
-        Api { board, host, outlets, followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)), orders }
+    pub fn new(
+        board: Arc<Board>,
+        host: Arc<str>,
+        orders: mpsc::Sender<Order>,
+        reloads: mpsc::Sender<reload::Request>,
+    ) -> Api {
+        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        Api { board, host, followers, orders, reloads }
     }
 
     pub async fn respond(&self, request: &Request<Incoming>) -> Response<Answer> {
         let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
         match (request.method(), path.as_slice()) {
             (&Method::GET, ["v1", "status"]) => {
-                json(StatusCode::OK, &status::document(&self.board, &self.host, &self.outlets))
+                json(StatusCode::OK, &status::document(&self.board, &self.host))
             }
-            (&Method::GET, ["v1", "keepers", name, "logs"]) => match self.outlets.get(*name) {
-                Some(outlet) => self.lines(outlet, follows(request.uri().query())),
+            (&Method::GET, ["v1", "keepers", name, "logs"]) => match self.board.panel(name) {
+                Some(panel) => self.lines(&panel.outlet(), asks_for("follow", request.uri().query())),
                 None => error(StatusCode::NOT_FOUND, "there is no such keeper"),
             },
             (_, ["v1", "status"] | ["v1", "keepers", _, "logs"]) => {
                 error(StatusCode::METHOD_NOT_ALLOWED, "use GET")
             }
-            (&Method::POST, ["v1", "keepers", name, verb]) => {
-                match (command(verb), self.outlets.get(*name)) {
-                    (Some(_), None) => error(StatusCode::NOT_FOUND, "there is no such keeper"),
-                    (Some(command), Some(outlet)) => self.tell_one(&outlet.name, command).await,
-                    (None, _) => error(StatusCode::NOT_FOUND, COMMANDS),
-                }
-            }
+            (&Method::POST, ["v1", "keepers", name, verb]) => match (command(verb), self.board.panel(name)) {
+                (Some(_), None) => error(StatusCode::NOT_FOUND, "there is no such keeper"),
+                (Some(command), Some(panel)) => self.tell_one(&panel.name, command).await,
+                (None, _) => error(StatusCode::NOT_FOUND, COMMANDS),
+            },
             // A daemon that is drained goes on, and stands for nothing.
             (&Method::POST, ["v1", "drain"]) => self.tell_all(Command::Pause),
             (&Method::POST, ["v1", "resume"]) => self.tell_all(Command::Resume),
-            (_, ["v1", "drain" | "resume"]) => error(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
+            (&Method::POST, ["v1", "reload"]) => {
+                self.reload(asks_for("dry_run", request.uri().query())).await
+            }
+            (_, ["v1", "drain" | "resume" | "reload"]) => error(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
             (_, ["v1", "keepers", _, verb]) if command(verb).is_some() => {
                 error(StatusCode::METHOD_NOT_ALLOWED, "use POST")
             }
@@ -106,6 +110,21 @@ impl Api {
         }
     }
 
+    async fn reload(&self, dry_run: bool) -> Response<Answer> {
+        let (answer, answered) = oneshot::channel();
+        if self.reloads.try_send(reload::Request { dry_run, answer }).is_err() {
+            return error(StatusCode::SERVICE_UNAVAILABLE, BUSY);
+        }
+        match answered.await {
+            Ok(Ok(report)) => json(StatusCode::OK, &report),
+            Ok(Err(Refused::Ending)) | Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, BUSY),
+            Ok(Err(refused)) => {
+                let why = serde_json::json!({ "error": refused.to_string(), "errors": refused.mistakes() });
+                json(StatusCode::UNPROCESSABLE_ENTITY, &why)
+            }
+        }
+    }
+
     /// The lines kept of a keeper, one JSON object each; `follow`: and all that come.
     fn lines(&self, outlet: &Outlet, follow: bool) -> Response<Answer> {
         let body = if follow {
@@ -128,7 +147,7 @@ impl Api {
 const BUSY: &str = "keeperd has too much to do or is ending: try again";
 const COMMANDS: &str = "there are step-down, pause, resume and restart";
 const PATHS: &str = "there are GET /v1/status and /v1/keepers/NAME/logs[?follow], \
-    POST /v1/keepers/NAME/{step-down|pause|resume|restart}, /v1/drain and /v1/resume";
+    POST /v1/keepers/NAME/{step-down|pause|resume|restart}, /v1/drain, /v1/resume and /v1/reload[?dry_run]";
 
 /// As the path names it.
 fn command(verb: &str) -> Option<Command> {
@@ -145,8 +164,11 @@ fn accepted() -> Response<Answer> {
     json(StatusCode::ACCEPTED, &serde_json::json!({ "accepted": true }))
 }
 
-fn follows(query: Option<&str>) -> bool {
-    query.unwrap_or_default().split('&').any(|word| matches!(word, "follow" | "follow=1" | "follow=true"))
+/// The query has this word, alone or as true.
+fn asks_for(word: &str, query: Option<&str>) -> bool {
+    let is_word =
+        |part: &str| part.strip_prefix(word).is_some_and(|rest| matches!(rest, "" | "=1" | "=true"));
+    query.unwrap_or_default().split('&').any(is_word)
 }
 
 /// The body of a response that follows a keeper.

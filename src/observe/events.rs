@@ -167,6 +167,7 @@ pub fn say_reason(reason: &Reason) -> String {
         Reason::Command(Command::Resume) => "asked to resume".into(),
         Reason::Command(Command::Restart) => "asked to restart".into(),
         Reason::Command(Command::Drain) => "keeperd is stopping".into(),
+        Reason::Command(Command::Retire) => "the configuration was reloaded".into(),
         Reason::Command(Command::Kill) => "keeperd is stopping at once".into(),
         Reason::Evicted => "the lock was deleted under us and nobody else can have it yet".into(),
         Reason::Foreign => "another holder has the lock, or may have it".into(),

@@ -25,6 +25,8 @@ pub enum EndReason {
     /// A preferred host asked for the keeper.
     Outbid,
     Pause,
+    /// A reload of the configuration changed or removed the keeper.
+    Reload,
     /// Restarted within the term by an operator.
     Restart,
     /// Restarted within the term, because its probes failed.
@@ -51,6 +53,7 @@ impl EndReason {
             EndReason::StepDown => "step_down",
             EndReason::Outbid => "outbid",
             EndReason::Pause => "pause",
+            EndReason::Reload => "reload",
             EndReason::Restart => "restart",
             EndReason::Health => "health",
             EndReason::GuardLost => "guard_lost",
@@ -67,6 +70,7 @@ impl EndReason {
             Reason::Command(Command::StepDown) => EndReason::StepDown,
             Reason::Outbid(_) => EndReason::Outbid,
             Reason::Command(Command::Pause) => EndReason::Pause,
+            Reason::Command(Command::Retire) => EndReason::Reload,
             Reason::Command(Command::Drain | Command::Kill) => EndReason::Stop,
             Reason::Evicted | Reason::Foreign | Reason::LeaseEnding | Reason::GuardStopped => {
                 EndReason::LeaseLost
@@ -104,6 +108,7 @@ impl EndReason {
             | EndReason::StepDown
             | EndReason::Outbid
             | EndReason::Pause
+            | EndReason::Reload
             | EndReason::Restart
             | EndReason::Health
             | EndReason::GuardLost => false,
@@ -308,6 +313,7 @@ mod tests {
             (Reason::Command(Command::Kill), "stop"),
             (Reason::Command(Command::StepDown), "step_down"),
             (Reason::Command(Command::Pause), "pause"),
+            (Reason::Command(Command::Retire), "reload"),
             (Reason::LeaseEnding, "lease_lost"),
             (Reason::GuardStopped, "lease_lost"),
             (Reason::Evicted, "lease_lost"),

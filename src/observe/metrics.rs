@@ -1,8 +1,7 @@
 //! The document a Prometheus scrapes (DESIGN.md 2.5): names and labels are a contract. Made from the board at each scrape, so that a
 //! series exists exactly as long as its keeper or node does.
 
-use super::api::Outlets;
-use super::board::{Board, KeeperView};
+use super::board::{Board, KeeperView, Panel};
 use super::events::extension_name;
 use super::history::EndReason;
 use super::process::Process;
@@ -28,9 +27,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics(Registry);
 
 impl Metrics {
-    pub fn new(board: Arc<Board>, outlets: Arc<Outlets>) -> Metrics {
+    pub fn new(board: Arc<Board>) -> Metrics {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Daemon { board, outlets, started: clock::wall() }));
+        registry.register_collector(Box::new(Daemon { board, started: clock::wall() }));
         Metrics(registry)
     }
 
@@ -44,7 +43,6 @@ impl Metrics {
 #[derive(Debug)]
 struct Daemon {
     board: Arc<Board>,
-    outlets: Arc<Outlets>,
     started: WallTime,
 }
 
@@ -64,27 +62,23 @@ pub fn leads(view: &KeeperView, now: Instant) -> bool {
 impl Collector for Daemon {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = clock::boot();
-        let keepers: Vec<Keeper> =
-            self.board.counted().into_iter().map(|counted| self.keeper(counted)).collect();
+        let keepers: Vec<Keeper> = self.board.panels().iter().map(|panel| Keeper::of(panel)).collect();
         let nodes = self.board.nodes();
         let mut page = Page { encoder: &mut encoder };
         page.state(&keepers, now)?;
         page.counts(&keepers)?;
         page.spans(&keepers)?;
         page.nodes(&nodes)?;
-        page.daemon(Process::now(self.started))
-    }
-}
-
-impl Daemon {
-    fn keeper(&self, (view, series): (KeeperView, Arc<Series>)) -> Keeper {
-        let outlet = self.outlets.get(view.name.as_str());
-        let dropped_lines = outlet.map_or(0, |outlet| outlet.dropped.load(Ordering::Relaxed));
-        Keeper { view, series, dropped_lines }
+        page.daemon(Process::now(self.started), self.board.reload().ok)
     }
 }
 
 impl Keeper {
+    fn of(panel: &Panel) -> Keeper {
+        let dropped_lines = panel.outlet().dropped.load(Ordering::Relaxed);
+        Keeper { view: panel.view(), series: panel.series(), dropped_lines }
+    }
+
     fn label(&self) -> (&'static str, &str) {
         ("keeper", &self.view.name)
     }
@@ -178,9 +172,9 @@ impl Page<'_, '_> {
         Ok(())
     }
 
-    fn daemon(&mut self, process: Process) -> fmt::Result {
+    fn daemon(&mut self, process: Process, reloaded: bool) -> fmt::Result {
         let help = "1 when the configuration in force is the one that was last asked for, 0 after a reload that failed";
-        self.value("keeperd_config_last_reload_successful", help, 1.0)?;
+        self.value("keeperd_config_last_reload_successful", help, f64::from(u8::from(reloaded)))?;
         let help = "The version that runs";
         self.family("keeperd_build", help, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;

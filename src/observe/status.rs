@@ -1,7 +1,6 @@
 //! The status document (DESIGN.md 2.5): names are a contract.
 
-use super::api::Outlets;
-use super::board::{Board, HolderView, KeeperView};
+use super::board::{self, Board, HolderView, KeeperView};
 use super::history;
 use crate::clock;
 use crate::core::event::Role;
@@ -20,6 +19,15 @@ pub struct Status {
     pub pid: u32,
     pub keepers: Vec<Keeper>,
     pub nodes: Vec<Node>,
+    /// Beyond the contract, which it leaves as it is.
+    pub reload: Option<Reload>,
+}
+
+/// When the configuration was last read, at the start or since, and whether it is in force.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reload {
+    pub at: String,
+    pub ok: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -143,21 +151,20 @@ pub struct Node {
 }
 
 /// The document as of now.
-pub fn document(board: &Board, host: &str, outlets: &Outlets) -> Status {
+pub fn document(board: &Board, host: &str) -> Status {
     let now = clock::boot();
+    let board::Reload { at, ok } = board.reload();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: host.to_owned(),
         pid: std::process::id(),
         keepers: board
-            .keepers()
-            .into_iter()
-            .map(|view| {
-                let outlet = outlets.get(view.name.as_str());
-                keeper(view, outlet.map(|outlet| output_of(outlet)), now)
-            })
+            .panels()
+            .iter()
+            .map(|panel| keeper(panel.view(), Some(output_of(&panel.outlet())), now))
             .collect(),
         nodes: board.nodes().into_iter().map(node).collect(),
+        reload: Some(Reload { at: rfc3339(at), ok }),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is answered on `[http] listen`: to Prometheus, to load balancers and to people. Whoever reaches the port may read it, so nothing
 //! here changes anything.
 
-use super::api::{self, Answer, Outlets};
+use super::api::{self, Answer};
 use super::board::Board;
 use super::metrics::{self, Metrics, leads};
 use super::status::{self, role_name};
@@ -28,14 +28,13 @@ const CORE_SLACK: Duration = Duration::from_secs(5);
 pub struct Web {
     board: Arc<Board>,
     host: Arc<str>,
-    outlets: Arc<Outlets>,
     metrics: Arc<Metrics>,
 }
 
 impl Web {
-    pub fn new(board: Arc<Board>, host: Arc<str>, outlets: Arc<Outlets>) -> Web {
-        let metrics = Arc::new(Metrics::new(Arc::clone(&board), Arc::clone(&outlets)));
-        Web { board, host, outlets, metrics }
+    pub fn new(board: Arc<Board>, host: Arc<str>) -> Web {
+        let metrics = Arc::new(Metrics::new(Arc::clone(&board)));
+        Web { board, host, metrics }
     }
 
     pub fn respond(&self, request: &Request<Incoming>) -> Response<Answer> {
@@ -66,9 +65,7 @@ impl Web {
             ["metrics"] => api::content(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.document()),
             ["healthz"] => verdict("healthy", self.health()),
             ["readyz"] => verdict("ready", self.readiness()),
-            ["v1", "status"] => {
-                api::json(StatusCode::OK, &status::document(&self.board, &self.host, &self.outlets))
-            }
+            ["v1", "status"] => api::json(StatusCode::OK, &status::document(&self.board, &self.host)),
             ["v1", "leader", name] => self.leader(name),
             _ => api::error(StatusCode::NOT_FOUND, PATHS),
         }
@@ -77,7 +74,7 @@ impl Web {
     /// Whether this process works, and whether it would help to restart it.
     fn health(&self) -> Result<(), String> {
         let now = clock::boot();
-        let late: Vec<&str> = self.board.late(now).collect();
+        let late = self.board.late(now);
         if !late.is_empty() {
             return Err(format!("the loop of these keepers is late: {}", late.join(", ")));
         }
@@ -105,7 +102,7 @@ impl Web {
 
     /// For load balancers: yes only while a child may run here under a lease that is not over.
     fn leader(&self, name: &str) -> Response<Answer> {
-        let Some(view) = self.board.keeper(name) else {
+        let Some(view) = self.board.panel(name).map(|panel| panel.view()) else {
             return api::error(StatusCode::NOT_FOUND, "there is no such keeper");
         };
         let leader = view.role == Role::Leader && leads(&view, clock::boot());
@@ -141,32 +138,45 @@ fn page() -> Response<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OutputConfig;
     use crate::core::time::{Instant, WallTime};
     use crate::keeper::first_view;
     use crate::lock::NodeStatus;
+    use crate::observe::board::Panel;
+    use crate::observe::log::LogQueue;
     use crate::observe::series::Series;
+    use crate::output::{Journal, Outlet, Sinks, render_text};
     use nix::sys::signal::Signal;
+    use std::path::Path;
 
     fn web(states: &[NodeState]) -> (Arc<Board>, Web) {
-        let view = first_view("k", Duration::from_secs(2), WallTime::from_micros(0));
+        let start = WallTime::from_micros(0);
+        let view = first_view("k", Duration::from_secs(2), start, "started");
+        let sinks = Sinks {
+            log: LogQueue::start().expect("a thread"),
+            render: render_text,
+            journal: Arc::new(Journal::at(Path::new("/nowhere"))),
+        };
+        let outlet = Outlet::new("k", &OutputConfig::Null, &sinks).expect("no file, no thread");
         let node = |state: &NodeState| NodeStatus { state: *state, ..NodeStatus::unheard("n".into()) };
         let nodes: Vec<NodeStatus> = states.iter().map(node).collect();
-        let board = Board::new([(view, Series::new(Signal::SIGTERM))], nodes.clone());
+        let board = Board::new(nodes.clone(), start);
+        board.arrange(vec![Panel::new(view, outlet, Series::new(Signal::SIGTERM))]);
         board.try_put_nodes(nodes, clock::boot());
-        (Arc::clone(&board), Web::new(board, "h".into(), Arc::default()))
+        (Arc::clone(&board), Web::new(board, "h".into()))
     }
 
     #[test]
     fn a_held_keeper_whose_loop_is_late_makes_the_daemon_unhealthy() {
         let (board, web) = web(&[NodeState::Serving]);
         assert_eq!((web.health(), web.readiness()), (Ok(()), Ok(())));
-        board.promise_turn(0, Some(clock::boot() + Duration::from_secs(60)));
+        board.panels()[0].promise_turn(Some(clock::boot() + Duration::from_secs(60)));
         assert_eq!(web.health(), Ok(()));
-        board.promise_turn(0, Some(Instant::default()));
+        board.panels()[0].promise_turn(Some(Instant::default()));
         let late = Err("the loop of these keepers is late: k".to_owned());
         assert_eq!((web.health(), web.readiness()), (late.clone(), late));
         // It holds nothing any more.
-        board.promise_turn(0, None);
+        board.panels()[0].promise_turn(None);
         assert_eq!(web.health(), Ok(()));
     }
 

@@ -89,6 +89,23 @@ pub async fn post(socket: &Path, path: &str) -> Result<Verdict, ClientError> {
     tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(bad("no answer in 10 s".into())))
 }
 
+/// `POST path` on the control socket: whatever is answered, within `timeout`.
+///
+/// # Errors
+/// When no daemon answers, or not properly.
+pub async fn ask(socket: &Path, path: &str, timeout: Duration) -> Result<(StatusCode, Bytes), ClientError> {
+    let bad = |what: String| ClientError::BadAnswer { path: socket.to_owned(), what };
+    let work = async {
+        let response = send(socket, Method::POST, path).await?;
+        let code = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+        Ok((code, body.map_err(|error| bad(error.to_string()))?.to_bytes()))
+    };
+    tokio::time::timeout(timeout, work)
+        .await
+        .unwrap_or_else(|_| Err(bad(format!("no answer in {timeout:?}"))))
+}
+
 /// `GET path`, for an answer without end: `take` is given each piece, and an empty one now and then while there is none; it stops it by
 /// an error.
 ///

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod locks;
 pub mod logs;
 pub mod man;
+pub mod reload;
 pub mod run;
 pub mod socket;
 pub mod status;

@@ -3,6 +3,7 @@
 
 use crate::child;
 use crate::cli;
+use crate::clock;
 use crate::config::{
     Config, HooksConfig, Isolation, KeeperConfig, LockConfig, OutputConfig, ProcessConfig, RetryCount,
 };
@@ -12,16 +13,18 @@ use crate::core::preference::{Preference, Priorities};
 use crate::core::restart::{Exit, RestartPolicy, RestartRules};
 use crate::core::timing::Timing;
 use crate::core_thread::{self, Order, Start};
-use crate::daemon::first_board;
+use crate::daemon::unheard_nodes;
 use crate::guard::LastResort;
 use crate::hooks;
-use crate::keeper::Foreground;
+use crate::keeper::{Foreground, first_view};
 use crate::lock::NodeState;
-use crate::observe::board::Board;
+use crate::observe::board::{Board, Panel};
 use crate::observe::events::say_reason;
 use crate::observe::history::EndReason;
 use crate::observe::log::{self, Format, LogQueue};
+use crate::observe::series::Series;
 use crate::output::{self, Journal, Outlet, Sinks};
+use crate::roster::Enlistment;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -155,12 +158,16 @@ fn in_front(config: Config, request: Request, log: &LogQueue) -> io::Result<i32>
         spec.argv = request.command;
         spec
     });
-    let lock_key = core_thread::lock_key(&config, keeper);
-    let hooks = hooks::pair(&name, &keeper.hooks, &child, lock_key, keeper.timing.ttl()).0;
+    let lock_key = config.lock_key(keeper);
+    let hooks = hooks::pair(&name, &keeper.hooks, &child, lock_key.clone(), keeper.timing.ttl()).0;
     let journal = Arc::new(Journal::at(&config.journal_socket));
     let sinks = Sinks { log: log.clone(), render: output::render_text, journal };
     let outlet = Outlet::new(&name, &keeper.output, &sinks)?;
-    let board = first_board(&config);
+    let board = Board::new(unheard_nodes(&config), clock::wall());
+    let why = "keeperd run has started";
+    let view = first_view(&name, keeper.timing.ttl(), clock::wall(), why);
+    let panel = Panel::new(view, Arc::clone(&outlet), Series::new(keeper.process.stop_signal));
+    board.arrange(vec![Arc::clone(&panel)]);
     let (orders, for_core) = mpsc::channel(SIGNALS);
     let (outputs, _) = mpsc::channel(1);
     let (to_child, for_child) = mpsc::channel(SIGNALS);
@@ -168,24 +175,32 @@ fn in_front(config: Config, request: Request, log: &LogQueue) -> io::Result<i32>
     let mut seed = [0; 16];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let patience = patience(&config);
-    let start = Start {
-        children: vec![child],
-        hooks: vec![hooks],
-        outlets: vec![outlet],
-        probes: vec![None],
-        config,
-        board: Arc::clone(&board),
-        outputs,
-        orders: for_core,
-        last_resort: LastResort::install_in_front()?,
-        cgroup: std::env::var_os("KEEPERD_CGROUP").is_none_or(|value| value != "off"),
-        seed: u128::from_ne_bytes(seed),
+    let enlistment = Enlistment {
+        settings: keeper.clone(),
+        lock_key,
+        child,
+        hooks,
+        outlet,
+        probes: None,
+        series: panel.series(),
+        panel,
         foreground: Some(Foreground {
             // Closed by the caller: then the command reads nothing.
             stdin: io::stdin().as_fd().try_clone_to_owned().ok(),
             signals: for_child,
             events,
         }),
+        why,
+    };
+    let start = Start {
+        config,
+        keepers: vec![enlistment],
+        board: Arc::clone(&board),
+        outputs,
+        orders: for_core,
+        last_resort: LastResort::install_in_front()?,
+        cgroup: std::env::var_os("KEEPERD_CGROUP").is_none_or(|value| value != "off"),
+        seed: u128::from_ne_bytes(seed),
     };
     let signals = watch_signals()?;
     let (ended, end) = oneshot::channel();
@@ -382,6 +397,7 @@ impl Attendant {
                 | EndReason::StepDown
                 | EndReason::Outbid
                 | EndReason::Pause
+                | EndReason::Reload
                 | EndReason::Restart
                 | EndReason::Health,
             )

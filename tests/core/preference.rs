@@ -217,7 +217,7 @@ fn a_single_keeper_stands_at_once_at_a_cold_start_and_later() {
 #[test]
 fn at_a_cold_start_a_thousand_keepers_of_one_host_stand_within_a_second() {
     let names: Vec<String> = (0..1_000).map(|n| format!("keeper-{n}")).collect();
-    let mut spread = Spread::new("me", names.iter().map(String::as_str));
+    let mut spread = spread_of("me", &names);
     let mut worlds: Vec<World> = names.iter().map(|_| World::new(RestartRules::default())).collect();
     let mut timers = 0;
     let mut stood = 0;
@@ -247,13 +247,19 @@ fn at_a_cold_start_a_thousand_keepers_of_one_host_stand_within_a_second() {
 
 // ── spread ──
 
+/// With the keepers at places from 0 on.
+fn spread_of(host: &str, keepers: &[impl AsRef<str>]) -> Spread {
+    let mut spread = Spread::new(host);
+    keepers.iter().enumerate().for_each(|(place, keeper)| spread.join(place, keeper.as_ref()));
+    spread
+}
+
 /// Daemons that begin at `starts`, milliseconds apart, and see each other's elections a few milliseconds late.
 fn cold_start(keepers: usize, starts: &[u64], run: u64) -> Vec<u32> {
     const LATE: u64 = 5;
     let names: Vec<String> = (0..keepers).map(|n| format!("keeper-{run}-{n}")).collect();
     let hosts: Vec<String> = (0..starts.len()).map(|n| format!("host-{run}-{n}")).collect();
-    let spread = |host: &String| Spread::new(host, names.iter().map(String::as_str));
-    let mut spreads: Vec<Spread> = hosts.iter().map(spread).collect();
+    let mut spreads: Vec<Spread> = hosts.iter().map(|host| spread_of(host, &names)).collect();
     let mut due: Vec<Vec<u64>> = starts.iter().map(|start| vec![*start; keepers]).collect();
     let mut taken: Vec<Option<(u64, usize)>> = vec![None; keepers];
     for now in 0..2_000 {
@@ -303,7 +309,7 @@ fn one_host_alone_takes_all_of_them() {
 
 #[test]
 fn the_host_that_let_go_of_a_keeper_makes_nobody_wait() {
-    let mut spread = Spread::new("me", ["a", "b", "c", "d"].into_iter());
+    let mut spread = spread_of("me", &["a", "b", "c", "d"]);
     spread.seat(0, Seat::Here);
     spread.seat(1, Seat::Here);
     spread.seat(2, Seat::Elsewhere("x"));
@@ -314,6 +320,19 @@ fn the_host_that_let_go_of_a_keeper_makes_nobody_wait() {
     assert_eq!(spread.load(3).wait(), ms(5), "y has one, we have two");
     spread.seat(2, Seat::Nowhere);
     assert_eq!(spread.load(3).wait(), Duration::ZERO, "nobody is known to hold one");
+}
+
+#[test]
+fn a_keeper_that_leaves_counts_for_nobody() {
+    let mut spread = spread_of("me", &["a", "b", "c"]);
+    spread.seat(0, Seat::Here);
+    spread.seat(1, Seat::Elsewhere("x"));
+    spread.seat(2, Seat::Waiting);
+    [0, 1, 2].into_iter().for_each(|place| spread.leave(place));
+    spread.join(3, "d");
+    let alone = spread_of("me", &["d"]).load(0);
+    assert_eq!(spread.load(3), alone, "as if they had never been");
+    assert_eq!(spread.load(0), Load::default());
 }
 
 // ── taking back ──

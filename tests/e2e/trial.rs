@@ -69,6 +69,8 @@ pub struct Setup {
     pub naive: Option<Naive>,
     /// The daemons take the trial's `journal.sock` for the journal.
     pub journal: bool,
+    /// And its `notify.sock` for systemd.
+    pub notify: bool,
 }
 
 /// The least that is safe with ttl 2 s: ttl × 1.01 + 2 s.
@@ -94,6 +96,7 @@ impl Default for Setup {
             log_level: "info",
             naive: None,
             journal: false,
+            notify: false,
         }
     }
 }
@@ -229,11 +232,7 @@ impl Trial {
             cgroup: self.setup.cgroup,
             deaf_stderr: self.setup.deaf_stderr,
             log_level: self.setup.log_level,
-            env: if self.setup.journal {
-                vec![("KEEPERD_JOURNAL_SOCKET".into(), self.dir.join("journal.sock"))]
-            } else {
-                Vec::new()
-            },
+            env: self.sockets(),
             naive: self.setup.naive,
         };
         let spawn = || Daemon::start(&self.id, &self.dir, &start);
@@ -242,6 +241,15 @@ impl Trial {
         self.note(format!("start daemon {host}, pid {}", daemon.pid()));
         self.daemons.insert(host.into(), daemon);
         Ok(())
+    }
+
+    fn sockets(&self) -> Vec<(String, PathBuf)> {
+        let sockets = [
+            (self.setup.journal, "KEEPERD_JOURNAL_SOCKET", "journal.sock"),
+            (self.setup.notify, "NOTIFY_SOCKET", "notify.sock"),
+        ];
+        let wanted = sockets.into_iter().filter(|(wanted, _, _)| *wanted);
+        wanted.map(|(_, name, file)| (name.to_owned(), self.dir.join(file))).collect()
     }
 
     /// From now on keepers without keeperd can be started; they write under this name. Skips the trial where they cannot be had.

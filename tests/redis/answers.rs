@@ -407,3 +407,19 @@ sentence! {
         assert_eq!(a.repair(1, 1000).await, Answer::Silent);
     }
 }
+
+sentence! {
+    async fn a_longer_quarantine_counts_from_the_next_restart_and_a_shorter_one_never(server: Server) {
+        let mut a = Host::with(&server, Options::default()).await;
+        a.nodes.lengthen_quarantine(Duration::from_secs(60));
+        a.nodes.lengthen_quarantine(Duration::from_secs(1));
+        assert!(!is_quarantined(&a.look().await), "it votes already");
+        server.kill();
+        a.until_lost().await;
+        server.start_again();
+        a.until_serving().await;
+        assert!(is_quarantined(&a.acquire(1, 1000).await));
+        let remaining = a.nodes.status()[0].quarantine_remaining.expect("it waits");
+        assert!(remaining > Duration::from_secs(50), "{remaining:?}");
+    }
+}

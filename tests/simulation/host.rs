@@ -537,7 +537,7 @@ impl World {
             Reason::Command(command) if matches!(from, Role::Leader | Role::Finished) => match command {
                 Command::StepDown => Mark::StopsOnStepDown,
                 Command::Pause => Mark::StopsOnPause,
-                Command::Drain => Mark::StopsOnDrain,
+                Command::Drain | Command::Retire => Mark::StopsOnDrain,
                 Command::Kill => Mark::KillsOnCommand,
                 Command::Restart => Mark::RestartsAsked,
                 Command::Resume => return,

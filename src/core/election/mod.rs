@@ -335,6 +335,11 @@ impl Election {
         matches!(self.state, State::Stopped)
     }
 
+    /// An operator's pause, which outlives terms.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Something is at stake: reconnect fast.
     pub fn is_holding(&self) -> bool {
         matches!(self.state, State::Leader(_) | State::Releasing(_))
@@ -534,7 +539,7 @@ impl Election {
         match command {
             Command::StepDown => (!self.is_holding()).then_some(Refusal::NotHeld),
             Command::Restart => (!serving).then_some(Refusal::NothingRuns),
-            Command::Pause | Command::Resume | Command::Drain | Command::Kill => None,
+            Command::Pause | Command::Resume | Command::Drain | Command::Retire | Command::Kill => None,
         }
     }
 
@@ -544,7 +549,7 @@ impl Election {
         let after = match command {
             Command::StepDown => After::StayOut,
             Command::Pause => After::Paused,
-            Command::Drain | Command::Kill => After::Stopped,
+            Command::Drain | Command::Retire | Command::Kill => After::Stopped,
             Command::Resume => {
                 self.paused = false;
                 return self.resume(now);

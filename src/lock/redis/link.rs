@@ -98,7 +98,8 @@ impl Pushes {
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) nodes: u8,
-    pub(super) quarantine: Duration,
+    /// Grows when a reload brings longer leases.
+    pub(super) quarantine: Cell<Duration>,
     pub(super) identity: crate::lock::Identity,
 }
 
@@ -362,7 +363,7 @@ async fn adopt(
     limit: Duration,
 ) -> Result<(u64, u64), Trouble> {
     let mut pipe = Pipeline::new();
-    pipe.add_command(Invocation::adopt(run_id, terms.nodes, terms.quarantine).command(None));
+    pipe.add_command(Invocation::adopt(run_id, terms.nodes, terms.quarantine.get()).command(None));
     let replies = all(con, &pipe, limit).await.map_err(|e| Trouble::of("adopt", &e))?;
     let Some(first) = replies.first() else {
         return Err(Trouble::Down("no reply to adopt".to_owned()));

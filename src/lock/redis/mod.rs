@@ -28,7 +28,7 @@ use crate::lock::{Ask, Claim, Identity, KeeperId};
 use link::Terms;
 use node::{Node, Shared};
 use registry::Registry;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
@@ -115,7 +115,7 @@ impl Nodes {
             Quorum::of(u8::try_from(settings.access.nodes.len()).expect("configuration allows 255 nodes"));
         let terms = Terms {
             nodes: u8::try_from(quorum.nodes()).expect("made of one"),
-            quarantine: settings.restart_quarantine,
+            quarantine: Cell::new(settings.restart_quarantine),
             identity: settings.identity,
         };
         let shared = Rc::new(Shared {
@@ -166,6 +166,12 @@ impl Nodes {
         if held {
             self.nodes.iter().for_each(|node| node.hurry.notify_waiters());
         }
+    }
+
+    /// For nodes that restart from now on. Never shorter: a lease that it was made for may still run, here or elsewhere.
+    pub fn lengthen_quarantine(&self, wanted: Duration) {
+        let quarantine = &self.shared.terms.quarantine;
+        quarantine.set(quarantine.get().max(wanted));
     }
 
     pub fn quorum(&self) -> Quorum {

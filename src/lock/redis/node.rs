@@ -240,7 +240,7 @@ impl Node {
     /// The state follows the marker: a node that serves may still abstain.
     fn note_quarantine(&self, link: &Link) {
         // At most a whole wait: the clock may have been set back since the marker was written.
-        let wait = Self::left_by_marker(link).min(self.shared.terms.quarantine);
+        let wait = Self::left_by_marker(link).min(self.shared.terms.quarantine.get());
         self.votes_from.set(self.votes_from.get().max(clock::boot() + wait));
         match self.quarantine_left(link) {
             None => self.set_state(NodeState::Serving, link.lacks()),
@@ -386,7 +386,7 @@ impl Node {
             ttl: client.claim.ttl,
             run_id: &link.run_id,
             nodes: terms.nodes,
-            quarantine: terms.quarantine,
+            quarantine: terms.quarantine.get(),
             identity: &terms.identity,
         };
         let batch =

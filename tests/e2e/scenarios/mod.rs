@@ -25,6 +25,7 @@ mod nemesis;
 mod nodes;
 mod output;
 mod preference;
+mod reload;
 mod scripts;
 mod steady;
 
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Scenario> {
         steady::ALL,
         daemons::ALL,
         commands::ALL,
+        reload::ALL,
         guards::ALL,
         children::ALL,
         hooks::ALL,
