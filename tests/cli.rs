@@ -352,7 +352,7 @@ fn a_watched_status_in_a_pipe_is_one_picture_after_the_other() {
     let daemon = Daemon::start();
     let shown = shown_by(&mut daemon.command(&["status", "--watch"]), " -\n\n");
     assert!(shown.contains("KEEPER") && !shown.contains('\x1b'), "{shown:?}");
-    let shown = shown_by(&mut daemon.command(&["status", "oracle", "--watch", "--json"]), "]}\n{");
+    let shown = shown_by(&mut daemon.command(&["status", "oracle", "--watch", "--json"]), "}\n{");
     let first = shown.lines().next().expect("a line");
     let first: serde_json::Value = serde_json::from_str(first).expect("a document a line");
     assert_eq!(first["keepers"][0]["role"], "leader");
