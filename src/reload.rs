@@ -22,8 +22,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+/// A user database may come late, and an account may be made while keeperd runs: keepers that wait for one are looked at this often.
+const ACCOUNTS_AGAIN: Duration = Duration::from_secs(10);
 /// Mistakes that are logged one by one; `keeperd check` shows all of them.
 const LOGGED_MAX: usize = 20;
 
@@ -206,6 +209,9 @@ impl Fleet {
             tokio::select! {
                 // What it comes to is in the log.
                 () = hangup.notified() => drop(self.reload(&orders, &ending).await),
+                () = tokio::time::sleep(ACCOUNTS_AGAIN), if !self.unfit().is_empty() => {
+                    self.look_up_again(&orders, &ending).await;
+                }
                 Some(Request { dry_run, answer }) = requests.recv() => {
                     let outcome = if dry_run {
                         self.plan().await.map(|plan| plan.report(&self.origin, dry_run))
@@ -219,9 +225,37 @@ impl Fleet {
         }
     }
 
+    /// Whose user or group this host does not know.
+    fn unfit(&self) -> BTreeSet<String> {
+        self.posts.iter().filter(|(_, post)| post.unfit).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The configuration in force, with the accounts that there are now.
+    async fn look_up_again(&mut self, orders: &mpsc::Sender<Order>, ending: &AtomicBool) {
+        let (unfit, inheritance) = (self.unfit(), Arc::clone(&self.inheritance));
+        let in_force = Arc::clone(&self.config);
+        let look = move || Plan::new(Config::clone(&in_force), &in_force, &unfit, &inheritance);
+        let Ok(plan) = tokio::task::spawn_blocking(look).await else { return };
+        if plan.children.is_empty() {
+            return;
+        }
+        let known: Vec<String> = plan.children.keys().cloned().collect();
+        match self.put_in_force(plan, orders, ending).await {
+            Ok(_) => {
+                for keeper in known {
+                    tracing::info!(
+                        keeper,
+                        "its user and groups are known on this host now: it stands for it"
+                    );
+                }
+            }
+            Err(refused) => log_refusal(&refused),
+        }
+    }
+
     /// Files and users may be a network away: read on a thread of its own.
     async fn plan(&self) -> Result<Plan, Refused> {
-        let unfit = self.posts.iter().filter(|(_, post)| post.unfit).map(|(name, _)| name.clone()).collect();
+        let unfit = self.unfit();
         let (origin, inheritance) = (Arc::clone(&self.origin), Arc::clone(&self.inheritance));
         let in_force = Arc::clone(&self.config);
         let read = move || Plan::read(&origin, &in_force, &unfit, &inheritance);

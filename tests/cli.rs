@@ -453,3 +453,42 @@ fn a_request_that_makes_no_sense_gets_a_code_and_a_reason_and_changes_nothing() 
     }
     daemon.say(&["status", "oracle"]).is(0, "leader", "");
 }
+
+/// A user database that comes late, as over the network: one of its own for the daemon, in a mount namespace.
+#[test]
+fn a_user_that_is_made_later_is_found_without_a_restart() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: needs root for a user database of its own");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    let known = fs::read_to_string("/etc/passwd").expect("there is one");
+    fs::write(path("passwd"), &known).expect("our folder");
+    let text = format!(
+        "[lock]\nengine = \"local\"\ndirectory = \"{0}/locks\"\n[control]\nsocket = \"{0}/control.sock\"\n\
+         [[keeper]]\nname = \"oracle\"\ncommand = [\"sleep\", \"1000\"]\nuser = \"newcomer\"\ncooldown = \"1s\"\n",
+        folder.path().display()
+    );
+    fs::write(path("keepers.toml"), text).expect("our folder");
+    let script = "mount --bind \"$1\" /etc/passwd && exec \"$2\" --config \"$3\"";
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", script, "sh"]).args([
+        path("passwd").as_os_str(),
+        env!("CARGO_BIN_EXE_keeperd").as_ref(),
+        path("keepers.toml").as_os_str(),
+    ]);
+    unshare.env("KEEPERD_CGROUP", "off").stdin(Stdio::null()).stderr(Stdio::null());
+    let daemon = Daemon { process: unshare.spawn().expect("util-linux"), folder };
+    daemon.wait_for(&["status", "oracle"], "there is no user \"newcomer\" on this host");
+    let path = daemon.path("passwd");
+    fs::write(path, known + "newcomer:x:54321:54321::/:/bin/sh\n").expect("our folder");
+    daemon.wait_for(&["status", "oracle"], "leader");
+    let status = daemon.say(&["status", "oracle", "--json"]).out;
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let pid = status["keepers"][0]["pid"].as_u64();
+    let of_child =
+        pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok()).unwrap_or_default();
+    assert!(of_child.contains("Uid:\t54321\t54321"), "{status:#}\n{of_child}");
+    daemon.stop();
+}

@@ -21,12 +21,13 @@ pub const EXTENSIONS: [ExtensionOutcome; 4] = [
 ];
 pub const ENDINGS: [Ending; 3] = [Ending::ByItself, Ending::Asked, Ending::Unhealthy];
 /// Why a child that runs, or what it left behind, is ended.
-pub const KILL_REASONS: [EndReason; 10] = [
+pub const KILL_REASONS: [EndReason; 11] = [
     EndReason::LeaseLost,
     EndReason::Stop,
     EndReason::StepDown,
     EndReason::Outbid,
     EndReason::Pause,
+    EndReason::Reload,
     EndReason::Restart,
     EndReason::Health,
     EndReason::GiveUp,
@@ -105,8 +106,8 @@ pub struct Series {
     pub extensions: Counts<ExtensionOutcome, 4>,
     pub restarts: Counts<Ending, 3>,
     /// By the stop signal, and by SIGKILL.
-    pub stopped: Counts<EndReason, 10>,
-    pub killed: Counts<EndReason, 10>,
+    pub stopped: Counts<EndReason, 11>,
+    pub killed: Counts<EndReason, 11>,
     pub extension: Histogram,
     pub takeover: Histogram,
     pub hold: Histogram,

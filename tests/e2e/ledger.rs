@@ -173,7 +173,7 @@ impl Ledger {
         let mut until = lease.until.clone();
         for (node, died) in &self.deaths {
             let near = lease.deeds.iter().filter(|(at, _)| at.abs_diff(*died) <= nanos(BLIND));
-            if let Some(end) = near.map(|(at, span)| at.max(died) + span).max() {
+            if let Some(end) = near.map(|(_, span)| died + span).max() {
                 let until = until.entry(*node).or_default();
                 *until = (*until).max(end);
             }
@@ -205,12 +205,13 @@ impl Ledger {
             let until = leases.iter().map(|l| self.valid_until(l)).max().unwrap_or(0);
             if !self.gaps {
                 let possibly = leases.iter().map(|l| self.possibly_until(l)).max().unwrap_or(0);
-                if life.end > until && life.end <= possibly {
+                if life.end <= until {
+                    margins.checked += 1;
+                    margins.least_left = least(margins.least_left, until - life.end);
+                } else if life.end <= possibly {
                     margins.unknown += 1;
-                    continue;
-                }
-                margins.checked += 1;
-                if life.end > until {
+                } else {
+                    margins.checked += 1;
                     found.push(Violation {
                         fault: Fault::Validity,
                         at: life.end,
@@ -222,8 +223,6 @@ impl Ledger {
                             ms(life.end - until),
                         ),
                     });
-                } else {
-                    margins.least_left = least(margins.least_left, until - life.end);
                 }
             }
             let Some(released) = leases.iter().map(|l| l.released).max().flatten() else { continue };

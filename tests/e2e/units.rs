@@ -368,6 +368,16 @@ fn what_a_node_did_as_it_died_is_unknown_and_no_more_than_that() {
     assert_eq!(judged(2001, 3980), (1, 0), "whatever B did");
     assert_eq!(judged(2060, 2979), (1, 0), "the round was long over");
     assert_eq!(judged(1900, 2979), (1, 0), "it was dead already");
+    let mut ledger = ledger("v", 10);
+    ledger.saw(2000 * MS, 'A', "k", ledger::Deed::Extended { px_ms: 2000 });
+    ledger.died(2001 * MS, 'B');
+    ledger.saw(3000 * MS, 'C', "k", ledger::Deed::Released { value: "v".into() });
+    let found = ledger.verdict(&of_log(&child("a", 1, 10, 5, 3977, "tick"))).0;
+    assert_eq!(
+        found.first().map(|v| v.fault.clone()),
+        Some(Fault::Release),
+        "its release is known all the same"
+    );
 }
 
 #[test]

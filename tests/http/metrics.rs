@@ -101,6 +101,7 @@ stop_signal = \"SIGINT\""
             "stop",
             "step_down",
             "outbid",
+            "reload",
             "pause",
             "restart",
             "health",
