@@ -167,7 +167,7 @@ fn a_real_prometheus_scrapes_evaluates_and_alerts() {
         assert!(!prometheus.fires(silent, ""), "{silent}");
     }
     assert!(!prometheus.fires("KeeperWithoutLeader", "keeper=\"k\""));
-    assert_eq!(prometheus.query("up{job=\"keeperd\"} == 1").len(), 2);
+    await_some("both scraped", || (prometheus.query("up{job=\"keeperd\"} == 1").len() == 2).then_some(()));
     // Two scrapes, so that rates have something to say.
     await_some("second scrape", || {
         (prometheus.query("count_over_time(keeperd_leader[1m]) > 1").len() == 2).then_some(())

@@ -212,6 +212,10 @@ proptest! {
                 prop_assert_eq!(verdict, Verdict::Restart { at: now });
                 continue;
             }
+            if policy == RestartPolicy::Never && ending == Ending::Unhealthy {
+                prop_assert_eq!(verdict, Verdict::GiveUp { failures: 1 }, "it was not done, and is done elsewhere");
+                continue;
+            }
             let (success, before) = (code == 0 && ending == Ending::ByItself, now);
             let wanted = policy == RestartPolicy::Always || (policy == RestartPolicy::OnFailure && !success);
             if wanted && !success {

@@ -31,8 +31,16 @@ impl Place {
     }
 
     fn run(&self, options: &[&str], command: &[&str]) -> Command {
-        let mut run = Command::new(KEEPERD);
-        run.arg("--config").arg(&self.config).arg("run").args(options).arg("--").args(command);
+        // Whoever runs the tests in the background lets them ignore SIGINT, and what was ignored stays so.
+        let mut run = Command::new("env");
+        run.arg("--default-signal=INT,QUIT,HUP,TERM")
+            .arg(KEEPERD)
+            .arg("--config")
+            .arg(&self.config)
+            .arg("run")
+            .args(options)
+            .arg("--")
+            .args(command);
         run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         run
     }
@@ -254,7 +262,7 @@ fn nodes_from_the_environment_are_all_it_needs() {
 /// A terminal from `script`; what `typed` writes there is typed. The whole session's output.
 fn in_terminal(place: &Place, script: &str, typed: impl FnOnce(&mut dyn FnMut(&str))) -> String {
     let line = format!(
-        "{KEEPERD} --config {} run job -- sh -c '{script}'; echo \"code $?\"",
+        "env --default-signal=INT,QUIT,HUP,TERM {KEEPERD} --config {} run job -- sh -c '{script}'; echo \"code $?\"",
         place.config.display()
     );
     let out = place.folder.path().join("typescript");
