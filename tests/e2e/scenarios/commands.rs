@@ -22,14 +22,15 @@ pub const ALL: &[Scenario] = &[
     scenario("local_commands", "the same commands on one host with a local lock, and every exit code", local),
 ];
 
-struct Said {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+/// What a command of the program came to.
+pub(super) struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// Gives the command to the daemon of `host`.
-fn say(t: &mut Trial, host: &str, arguments: &[&str]) -> Step<Said> {
+pub(super) fn say(t: &mut Trial, host: &str, arguments: &[&str]) -> Step<Said> {
     t.note(format!("keeperd {} on {host}", arguments.join(" ")));
     let output = t.daemon(host)?.command(arguments).output()?;
     Ok(Said {

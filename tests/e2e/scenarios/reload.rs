@@ -1,5 +1,6 @@
 //! A new configuration for a daemon that runs: what is touched, and what is not.
 
+use super::commands::{Said, say};
 use super::{Scenario, scenario};
 use crate::clock::{boot_ns, nanos};
 use crate::step::{Step, check, failure};
@@ -45,24 +46,8 @@ pub const ALL: &[Scenario] = &[
     ),
 ];
 
-struct Said {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-fn say(t: &mut Trial, host: &str, arguments: &[&str]) -> Step<Said> {
-    t.note(format!("keeperd {} on {host}", arguments.join(" ")));
-    let output = t.daemon(host)?.command(arguments).output()?;
-    Ok(Said {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
-}
-
 impl Said {
-    fn is(&self, code: i32, stdout: &[&str], stderr: &[&str]) -> Step {
+    fn has(&self, code: i32, stdout: &[&str], stderr: &[&str]) -> Step {
         let Said { code: was, stdout: out, stderr: err } = self;
         let all = |text: &str, parts: &[&str]| parts.iter().all(|part| text.contains(part));
         check(
@@ -158,7 +143,7 @@ fn fifty(t: &mut Trial) -> Step {
     write(t, "a", &text)?;
 
     let told = say(t, "a", &["reload", "--dry-run"])?;
-    told.is(0, &["+ new\n", "- k07\n", "~ k21: nice\n", "1 would be removed", "48 unchanged"], &[])?;
+    told.has(0, &["+ new\n", "- k07\n", "~ k21: nice\n", "1 would be removed", "48 unchanged"], &[])?;
     let same = keepers(t, "a")?;
     check(
         same.len() == 50 && same.iter().all(|(k, v)| process(v) == process(&before[k])),
@@ -166,7 +151,7 @@ fn fifty(t: &mut Trial) -> Step {
     )?;
     check(reload_state(t, "a")? == started, "a dry run counted as a reload")?;
 
-    say(t, "a", &["reload"])?.is(0, &["+ new\n", "- k07\n", "~ k21: nice\n", "1 added, 1 removed"], &[])?;
+    say(t, "a", &["reload"])?.has(0, &["+ new\n", "- k07\n", "~ k21: nice\n", "1 added, 1 removed"], &[])?;
     let after = until(t, "a", secs(10), "the new set", |keepers| {
         all_run(keepers)
             && keepers.contains_key("new")
@@ -209,9 +194,9 @@ fn refused(t: &mut Trial) -> Step {
     let line = include.lines().position(|line| line.starts_with("ttll")).unwrap_or(0) + 1;
     let places = [format!("a.toml:{line}:1: "), "more.toml:3:11: ".to_owned()];
     let [first, second] = places.each_ref().map(String::as_str);
-    say(t, "a", &["reload", "--dry-run"])?.is(78, &[], &[first, second])?;
+    say(t, "a", &["reload", "--dry-run"])?.has(78, &[], &[first, second])?;
     check(reload_state(t, "a")?.0, "a dry run counted as a refused reload")?;
-    say(t, "a", &["reload"])?.is(78, &[], &[first, second, "goes on with the one it has"])?;
+    say(t, "a", &["reload"])?.has(78, &[], &[first, second, "goes on with the one it has"])?;
     check(!reload_state(t, "a")?.0, "a refused reload is not shown as one")?;
     let log = t.log_of("a")?;
     check(
@@ -221,24 +206,24 @@ fn refused(t: &mut Trial) -> Step {
 
     // Nothing that can be read: the daemon is reached all the same.
     write(t, "a", &format!("{good}]]] = 1\n"))?;
-    say(t, "a", &["reload"])?.is(78, &[], &["not TOML"])?;
+    say(t, "a", &["reload"])?.has(78, &[], &["not TOML"])?;
     write(t, "a", &good.replacen("/locks\"", "/other\"", 1))?;
-    say(t, "a", &["reload"])?.is(
+    say(t, "a", &["reload"])?.has(
         78,
         &[],
         &["[lock] directory cannot change while keeperd runs", "needs a restart"],
     )?;
     write(t, "a", &good.replacen("host = \"a\"", "host = \"z\"", 1))?;
-    say(t, "a", &["reload", "--dry-run"])?.is(78, &[], &["host cannot change while keeperd runs"])?;
+    say(t, "a", &["reload", "--dry-run"])?.has(78, &[], &["host cannot change while keeperd runs"])?;
     t.runs_on(&child, millis(300))?;
 
     write(t, "a", &good)?;
-    say(t, "a", &["reload", "--json"])?.is(0, &["\"unchanged\": 1", "\"added\": []"], &[])?;
+    say(t, "a", &["reload", "--json"])?.has(0, &["\"unchanged\": 1", "\"added\": []"], &[])?;
     check(reload_state(t, "a")?.0, "a good reload does not make up for a bad one")?;
     t.runs_on(&child, millis(300))?;
     t.signal("a", Signal::SIGTERM)?;
     t.daemon("a")?.await_exit(secs(3))?;
-    say(t, "a", &["reload"])?.is(3, &[], &["is it running?"])
+    say(t, "a", &["reload"])?.has(3, &[], &["is it running?"])
 }
 
 fn signal(t: &mut Trial) -> Step {
@@ -254,11 +239,11 @@ fn signal(t: &mut Trial) -> Step {
     // The last signal may have come during a reload: then one more follows.
     systemd.hears(|heard| heard.len() >= 3)?;
     t.runs_on(&child, millis(500))?;
-    say(t, "a", &["reload"])?.is(0, &["1 unchanged"], &[])?;
+    say(t, "a", &["reload"])?.has(0, &["1 unchanged"], &[])?;
     t.signal("a", Signal::SIGTERM)?;
     systemd.hears(|heard| heard.contains(&"STOPPING=1"))?;
     t.signal("a", Signal::SIGHUP)?;
-    say(t, "a", &["reload"])?.is(3, &[], &[])?;
+    say(t, "a", &["reload"])?.has(3, &[], &[])?;
     t.daemon("a")?.await_exit(secs(4))?;
     t.pause(millis(50));
 
@@ -324,16 +309,16 @@ fn handover(t: &mut Trial) -> Step {
     let whole = read(t, &holder)?;
     write(t, &holder, without_keepers(&whole))?;
     let at = boot_ns();
-    say(t, &holder, &["reload"])?.is(0, &["- oracle\n"], &[])?;
+    say(t, &holder, &["reload"])?.has(0, &["- oracle\n"], &[])?;
     // The checker sees whether the old tree was dead by then.
     let new = t.successor(&old, at, secs(4))?;
     check(t.life(&old.instance)?.asked_to_stop, "the child was not asked to stop")?;
     until(t, &holder, secs(3), "the removed keeper is gone", BTreeMap::is_empty)?;
     check(t.daemon(&holder)?.guards().is_empty(), "its guard is left")?;
-    say(t, &holder, &["pause", KEEPER])?.is(4, &[], &["there is no keeper"])?;
+    say(t, &holder, &["pause", KEEPER])?.has(4, &[], &["there is no keeper"])?;
 
     write(t, &holder, &whole)?;
-    say(t, &holder, &["reload"])?.is(0, &["+ oracle\n"], &[])?;
+    say(t, &holder, &["reload"])?.has(0, &["+ oracle\n"], &[])?;
     t.runs_on(&new, millis(500))?;
     until(t, &holder, secs(3), "it stands by again", |k| {
         k.get(KEEPER).is_some_and(|k| k["role"] == "standby")
@@ -342,9 +327,9 @@ fn handover(t: &mut Trial) -> Step {
     let whole = read(t, peer)?;
     write(t, peer, without_keepers(&whole))?;
     let at = boot_ns();
-    say(t, peer, &["reload"])?.is(0, &["- oracle\n"], &[])?;
+    say(t, peer, &["reload"])?.has(0, &["- oracle\n"], &[])?;
     write(t, peer, &whole)?;
-    say(t, peer, &["reload"])?.is(0, &["+ oracle\n"], &[])?;
+    say(t, peer, &["reload"])?.has(0, &["+ oracle\n"], &[])?;
     let last = t.next_child(at, secs(4))?;
     until(t, peer, secs(5), "the keeper is back", |k| {
         k.get(KEEPER).is_some_and(|k| k["last_exit"]["reason"] == "reload" && k["role"] != "stepping_down")
@@ -354,12 +339,12 @@ fn handover(t: &mut Trial) -> Step {
 
 fn drained(t: &mut Trial) -> Step {
     t.begin(Setup { hosts: vec!["a"], nodes: 0, ..Setup::default() })?;
-    say(t, "a", &["drain"])?.is(0, &["oracle: paused"], &[])?;
+    say(t, "a", &["drain"])?.has(0, &["oracle: paused"], &[])?;
     let text = read(t, "a")?;
     let (head, keeper) = text.split_once("[[keeper]]").ok_or_else(|| failure("no keeper"))?;
     let second = keeper.replace("\"oracle\"", "\"second\"");
     write(t, "a", &format!("{head}[[keeper]]{keeper}nice = 1\n[[keeper]]{second}"))?;
-    say(t, "a", &["reload"])?.is(0, &["+ second\n", "~ oracle: nice\n"], &[])?;
+    say(t, "a", &["reload"])?.has(0, &["+ second\n", "~ oracle: nice\n"], &[])?;
     let paused = |keepers: &BTreeMap<String, Value>| {
         keepers.len() == 2 && keepers.values().all(|keeper| keeper["role"] == "paused")
     };
@@ -367,12 +352,12 @@ fn drained(t: &mut Trial) -> Step {
     t.pause(millis(500));
     check(paused(&keepers(t, "a")?), "a drained host takes a keeper")?;
     let at = boot_ns();
-    say(t, "a", &["resume", "--all"])?.is(0, &[], &[])?;
+    say(t, "a", &["resume", "--all"])?.has(0, &[], &[])?;
     let child = t.next_child(at, secs(3))?;
     t.runs_on(&child, millis(500))?;
     // A stop while a changed keeper hands over: nothing is started anew.
     write(t, "a", &read(t, "a")?.replace("nice = 1\n", "nice = 2\n"))?;
-    say(t, "a", &["reload"])?.is(0, &["~ oracle: nice\n"], &[])?;
+    say(t, "a", &["reload"])?.has(0, &["~ oracle: nice\n"], &[])?;
     t.signal("a", Signal::SIGTERM)?;
     let status = t.daemon("a")?.await_exit(secs(4))?;
     check(status.code() == Some(0), format!("a stop during a reload ended with {status}"))
@@ -390,7 +375,7 @@ fn moves(t: &mut Trial) -> Step {
         write(t, host, &text)?;
         t.random_moment();
         let at = boot_ns();
-        say(t, host, &["reload"])?.is(0, &["~ oracle: ttl, stop_timeout, restart_delay\n"], &[])?;
+        say(t, host, &["reload"])?.has(0, &["~ oracle: ttl, stop_timeout, restart_delay\n"], &[])?;
         if Trial::holder_of(&child) == host {
             child = t.next_child(at, secs(4))?;
             let history = t.daemon(host)?.keeper_status(KEEPER)?["history"].clone();
@@ -401,7 +386,7 @@ fn moves(t: &mut Trial) -> Step {
     let idle = other(&Trial::holder_of(&child));
     let text = read(t, idle)?;
     write(t, idle, without_keepers(&text))?;
-    say(t, idle, &["reload"])?.is(0, &["- oracle\n"], &[])?;
+    say(t, idle, &["reload"])?.has(0, &["- oracle\n"], &[])?;
     until(t, idle, secs(3), "a standby is gone at once", BTreeMap::is_empty)?;
     t.runs_on(&child, TTL)
 }
