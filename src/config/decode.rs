@@ -83,8 +83,6 @@ pub struct Shape {
     /// As an operator writes it: `[lock]`.
     pub title: &'static str,
     pub keys: &'static [&'static str],
-    /// Designed, but refused so that nobody believes them in force.
-    pub not_built: &'static [&'static str],
 }
 
 /// A table whose unknown keys have been reported.
@@ -282,9 +280,6 @@ impl<'a> Item<'a> {
 
 fn unknown_key(key: &str, shape: &Shape, shapes: &[&Shape]) -> String {
     let title = shape.title;
-    if shape.not_built.contains(&key) {
-        return format!("{} in {title} is not built yet; remove it", quoted(key));
-    }
     let unknown = format!("unknown key {} in {title}", quoted(key));
     let homes: Vec<_> =
         shapes.iter().filter(|other| other.keys.contains(&key)).map(|other| other.title).collect();

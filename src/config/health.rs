@@ -11,13 +11,9 @@ use std::time::Duration;
 static HEALTH: Shape = Shape {
     title: "health",
     keys: &["command", "http", "tcp", "max_silence", "interval", "timeout", "failures", "standby"],
-    not_built: &[],
 };
-static READY: Shape = Shape {
-    title: "ready",
-    keys: &["command", "http", "tcp", "interval", "timeout", "failures"],
-    not_built: &[],
-};
+static READY: Shape =
+    Shape { title: "ready", keys: &["command", "http", "tcp", "interval", "timeout", "failures"] };
 
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);

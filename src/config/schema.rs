@@ -20,7 +20,6 @@ use toml::de::DeTable;
 static TOP: Shape = Shape {
     title: "the top level",
     keys: &["host", "include", "lock", "control", "http", "defaults", "keeper"],
-    not_built: &[],
 };
 static LOCK: Shape = Shape {
     title: "[lock]",
@@ -37,12 +36,10 @@ static LOCK: Shape = Shape {
         "tls",
         "directory",
     ],
-    not_built: &[],
 };
-pub static TLS: Shape = Shape { title: "tls", keys: &["ca", "cert", "key"], not_built: &[] };
-static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"], not_built: &[] };
-static HTTP: Shape = Shape { title: "[http]", keys: &["listen"], not_built: &[] };
-const KEEPER_NOT_BUILT: &[&str] = &[];
+pub static TLS: Shape = Shape { title: "tls", keys: &["ca", "cert", "key"] };
+static CONTROL: Shape = Shape { title: "[control]", keys: &["socket"] };
+static HTTP: Shape = Shape { title: "[http]", keys: &["listen"] };
 macro_rules! keeper_keys {
     ($($own:literal),*) => {
         &[
@@ -80,13 +77,12 @@ macro_rules! keeper_keys {
         ]
     };
 }
-static DEFAULTS: Shape = Shape { title: "[defaults]", keys: keeper_keys!(), not_built: KEEPER_NOT_BUILT };
-static KEEPER: Shape =
-    Shape { title: "[[keeper]]", keys: keeper_keys!("name", "lock", "command"), not_built: KEEPER_NOT_BUILT };
-pub static LIMIT: Shape = Shape { title: "a limit", keys: &["soft", "hard"], not_built: &[] };
-pub static OUTPUT: Shape = Shape { title: "output", keys: &["file", "max_size", "keep"], not_built: &[] };
+static DEFAULTS: Shape = Shape { title: "[defaults]", keys: keeper_keys!() };
+static KEEPER: Shape = Shape { title: "[[keeper]]", keys: keeper_keys!("name", "lock", "command") };
+pub static LIMIT: Shape = Shape { title: "a limit", keys: &["soft", "hard"] };
+pub static OUTPUT: Shape = Shape { title: "output", keys: &["file", "max_size", "keep"] };
 static INCLUDED: Shape =
-    Shape { title: "an included file (it holds [[keeper]] tables only)", keys: &["keeper"], not_built: &[] };
+    Shape { title: "an included file (it holds [[keeper]] tables only)", keys: &["keeper"] };
 static SHAPES: &[&Shape] = &[&TOP, &LOCK, &CONTROL, &HTTP, &DEFAULTS, &KEEPER];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
