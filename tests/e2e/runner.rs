@@ -4,7 +4,7 @@ use crate::clock::boot_ns;
 use crate::scenarios::{self, Scenario};
 use crate::{cgroup, cluster, daemon, procs, report};
 use std::collections::{BTreeSet, VecDeque};
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,8 +69,8 @@ struct Session {
     root: PathBuf,
     passed: AtomicUsize,
     failed: AtomicUsize,
-    skipped: AtomicUsize,
-    printing: Mutex<()>,
+    /// A line for each, said once more at the end: who reads only the end of a long log sees them.
+    not_passed: Mutex<Vec<String>>,
 }
 
 pub fn main(args: &[String]) -> i32 {
@@ -129,16 +129,14 @@ fn run(options: Options, scenarios: Vec<Scenario>) -> i32 {
         options,
         passed: AtomicUsize::new(0),
         failed: AtomicUsize::new(0),
-        skipped: AtomicUsize::new(0),
-        printing: Mutex::new(()),
+        not_passed: Mutex::new(Vec::new()),
     };
     session.work(together, session.options.jobs);
     session.work(alone, 1);
     std::fs::remove_dir(&session.root).ok();
     let (passed, failed) = (session.passed.into_inner(), session.failed.into_inner());
-    match session.skipped.into_inner() {
-        0 => {}
-        skipped => println!("{skipped} skipped, not counted"),
+    for line in session.not_passed.into_inner().expect("no worker panics with it") {
+        println!("{line}");
     }
     println!("{passed} passed, {failed} failed");
     i32::from(failed > 0)
@@ -166,22 +164,23 @@ impl Session {
         let id = format!("{}-{name}-{seed}", std::process::id());
         let begun = Instant::now();
         let (code, said) = play(job, &dir, &id).unwrap_or_else(|e| (FAILED, e.to_string()));
-        let _one_at_a_time = self.printing.lock().expect("no worker panics with it");
+        let mut not_passed = self.not_passed.lock().expect("no worker panics with it");
         let line = |verdict: &str| {
-            println!("{verdict} {name:<34} seed {seed:<7} {:>5.1} s  {said}", begun.elapsed().as_secs_f64());
+            format!("{verdict} {name:<34} seed {seed:<7} {:>5.1} s  {said}", begun.elapsed().as_secs_f64())
         };
         match code {
             0 => {
                 self.passed.fetch_add(1, Ordering::Relaxed);
-                line("ok  ");
+                println!("{}", line("ok  "));
             }
             SKIPPED => {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
-                line("skip");
+                not_passed.push(line("skip, not counted"));
+                println!("{}", line("skip"));
             }
             _ => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
-                line(if std::io::stdout().is_terminal() { "\x1b[31mFAIL\x1b[0m" } else { "FAIL" });
+                not_passed.push(line("FAIL"));
+                println!("{}", not_passed[not_passed.len() - 1]);
                 print!("{}", report::timeline(&dir));
                 println!("  rerun: cargo test --release --test e2e -- --exact {name} --seed {seed}");
             }

@@ -261,8 +261,9 @@ fn nodes_from_the_environment_are_all_it_needs() {
 
 /// A terminal from `script`; what `typed` writes there is typed. The whole session's output.
 fn in_terminal(place: &Place, script: &str, typed: impl FnOnce(&mut dyn FnMut(&str))) -> String {
+    // The shell around it gets Ctrl-C too, and one that is no bash would end by it.
     let line = format!(
-        "env --default-signal=INT,QUIT,HUP,TERM {KEEPERD} --config {} run job -- sh -c '{script}'; echo \"code $?\"",
+        "trap : INT; env --default-signal=INT,QUIT,HUP,TERM {KEEPERD} --config {} run job -- sh -c '{script}'; echo \"code $?\"",
         place.config.display()
     );
     let out = place.folder.path().join("typescript");
