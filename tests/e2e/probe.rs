@@ -45,6 +45,9 @@ pub fn main(args: &[String]) -> ! {
         become_middle(&log, instance, variant.tick);
     }
     let mut pen = Pen::open(&log, variant.grandchild_of.as_deref());
+    // A grandchild keeps SIGTERM's default action: only the guard reaches it, and with SIGKILL. The child reads it from before its
+    // first record on, after which it may come at once.
+    let signals = variant.grandchild_of.is_none().then(stop_signals);
     let event = if variant.grandchild_of.is_some() { "gtick" } else { "start" };
     pen.write(event);
     if variant.grandchild {
@@ -57,7 +60,7 @@ pub fn main(args: &[String]) -> ! {
         // Nobody waits for it: it ends with the tree.
         drop(Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().expect("start a shell"));
     }
-    live(&mut pen, &variant)
+    live(&mut pen, &variant, signals.as_ref())
 }
 
 fn parse(args: &[String]) -> Variant {
@@ -84,17 +87,18 @@ fn parse(args: &[String]) -> Variant {
     v
 }
 
-fn live(pen: &mut Pen, variant: &Variant) -> ! {
+fn stop_signals() -> SignalFd {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGTERM);
+    mask.thread_block().expect("block SIGTERM");
+    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK).expect("signalfd")
+}
+
+fn live(pen: &mut Pen, variant: &Variant, signals: Option<&SignalFd>) -> ! {
     let is_grandchild = variant.grandchild_of.is_some();
-    let signals = if is_grandchild {
-        setsid().ok(); // SIGTERM keeps its default action: only the guard reaches it, and with SIGKILL
-        None
-    } else {
-        mask.thread_block().expect("block SIGTERM");
-        Some(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK).expect("signalfd"))
-    };
+    if is_grandchild {
+        setsid().ok();
+    }
     let event = if is_grandchild { "gtick" } else { "tick" };
     let born = boot_ns();
     let mut leave_at = variant.crash.map(|(after, code)| (born + nanos(after), code, false));
@@ -107,7 +111,7 @@ fn live(pen: &mut Pen, variant: &Variant) -> ! {
             }
             exit(code);
         }
-        if wait_for_term(signals.as_ref(), variant.tick.unwrap_or(TICK)) {
+        if wait_for_term(signals, variant.tick.unwrap_or(TICK)) {
             match (variant.ignore_term, variant.linger) {
                 (true, _) => pen.write("term"),
                 (false, None) => leave_at = Some((0, 0, true)),

@@ -53,7 +53,7 @@ pub struct Turn<'a> {
     pub coverage: &'a Coverage,
     pub now: Now,
     pub asked: Vec<(NodeId, Ticket, Request)>,
-    pub launched: Option<FencingToken>,
+    pub launched: Option<(FencingToken, Value)>,
     pub violation: Option<Violation>,
 }
 
@@ -208,7 +208,7 @@ impl Host {
                 });
                 let end = if in_time { GuardReport::Started { pid: 1 } } else { GuardReport::TooLate };
                 self.reports.extend([GuardReport::Armed, acked(true), acked(true), end]);
-                turn.launched = in_time.then_some(token);
+                turn.launched = in_time.then_some((token, value));
             }
             Action::Spawn { .. } | Action::Restart { .. } => {
                 unreachable!("the child of this model never crashes")

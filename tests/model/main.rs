@@ -46,7 +46,8 @@ fn search(variant: Variant, order: Order) -> Found {
         Order::Breadth => result(&checker.spawn_bfs().join()),
     };
     let seconds = began.elapsed().as_secs_f64();
-    println!("{:<36} {states:>10} states {seconds:>6.1} s  {:?}", variant.name, coverage.seen());
+    let Variant { name, ticks, .. } = variant;
+    println!("{name:<36} {ticks:>2} ticks {states:>10} states {seconds:>6.1} s  {:?}", coverage.seen());
     Found { states, violation, seen: coverage.seen() }
 }
 
@@ -116,44 +117,37 @@ fn safe() -> Vec<(Effort, Variant)> {
         ..Variant::default()
     };
     let agreeing = |variant| Variant { clocks: Clocks::Agree, ..variant };
+    let only_first = |variant| Variant { only_first: true, ..variant };
     vec![
-        (Quick, variant("contending, no faults", Contending, 16, NONE)),
-        (Quick, variant("one lost node, then a hand-over", Recovered, 10, Faults { step_downs: 1, ..NONE })),
-        (Quick, variant("one key deleted by hand", Leading, 4, Faults { deletes: 1, ..NONE })),
-        (Usual, variant("contending, a late message", Contending, 4, Faults { delays: 1, ..NONE })),
+        (Quick, variant("contending, no faults", Contending, 32, NONE)),
+        (Quick, variant("one key deleted by hand", Leading, 10, Faults { deletes: 1, ..NONE })),
+        (Usual, variant("one lost node, then a hand-over", Recovered, 20, Faults { step_downs: 1, ..NONE })),
+        (Usual, variant("contending, a late message", Contending, 10, Faults { delays: 1, ..NONE })),
         (Usual, variant("leading, two late messages", Leading, 8, Faults { delays: 2, ..NONE })),
-        (Usual, variant("leading, a freeze", Leading, 12, Faults { freezes: 1, ..NONE })),
-        (Usual, variant("step-down", Leading, 4, Faults { step_downs: 1, ..NONE })),
+        (Usual, variant("leading, a freeze", Leading, 18, Faults { freezes: 1, ..NONE })),
+        (Usual, variant("step-down", Leading, 12, Faults { step_downs: 1, ..NONE })),
         (
             Usual,
-            Variant {
-                only_first: true,
-                ..variant(
-                    "frozen holder, a key deleted",
-                    Leading,
-                    4,
-                    Faults { freezes: 1, deletes: 1, ..NONE },
-                )
-            },
+            only_first(variant(
+                "frozen holder, a key deleted",
+                Leading,
+                4,
+                Faults { freezes: 1, deletes: 1, ..NONE },
+            )),
         ),
-        (Usual, agreeing(variant("a node restarts empty", Minority, 8, Faults { empties: 1, ..NONE }))),
-        (Full, agreeing(variant("FLUSHALL on a node", Minority, 8, Faults { flushes: 1, ..NONE }))),
-        (
-            Full,
-            Variant {
-                only_first: true,
-                ..variant("leading, two freezes", Leading, 11, Faults { freezes: 2, ..NONE })
-            },
-        ),
+        (Usual, agreeing(variant("a node restarts empty", Minority, 12, Faults { empties: 1, ..NONE }))),
+        (Usual, agreeing(variant("FLUSHALL on a node", Minority, 8, Faults { flushes: 1, ..NONE }))),
+        (Full, only_first(variant("leading, two freezes", Leading, 14, Faults { freezes: 2, ..NONE }))),
+        (Full, variant("leading, a freeze, longer", Leading, 24, Faults { freezes: 1, ..NONE })),
+        (Full, variant("leading, two late messages, longer", Leading, 10, Faults { delays: 2, ..NONE })),
         (Full, variant("two keys deleted by hand", Leading, 0, Faults { deletes: 2, ..NONE })),
         (Full, variant("step-down, a late message", Leading, 4, Faults { delays: 1, step_downs: 1, ..NONE })),
-        (Full, variant("leading, a freeze, longer", Leading, 18, Faults { freezes: 1, ..NONE })),
         (
             Full,
             agreeing(variant(
                 "restart with data, FLUSHALL",
                 Leading,
-                6,
+                8,
                 Faults { flushes: 1, restarts: 1, ..NONE },
             )),
         ),
@@ -255,13 +249,15 @@ fn every_safe_variant_is_searched_to_the_end() {
         states += found.states;
         seen.extend(found.seen);
     }
-    println!("{:<36} {states:>10} states, at most {} MB of memory", "together", peak_memory_mb());
+    println!("{:<45} {states:>10} states, at most {} MB of memory", "together", peak_memory_mb());
     let mut expected = Vec::new();
     if asked.reaches(Effort::Quick) {
-        expected.extend([Mark::Elected, Mark::Extended, Mark::HandedOver, Mark::Repaired]);
+        expected.extend([Mark::Elected, Mark::Extended, Mark::Repaired]);
     }
     if asked.reaches(Effort::Usual) {
-        expected.extend([Mark::Unknown, Mark::Raised, Mark::Mine, Mark::Evicted, Mark::Quarantined]);
+        expected.extend([Mark::HandedOver, Mark::TakenOver, Mark::Unknown, Mark::Raised]);
+        expected.extend([Mark::Mine, Mark::Evicted, Mark::Quarantined]);
+        assert!(states >= 10_000_000, "{states} states");
     }
     for mark in expected {
         assert!(seen.contains(&mark), "{mark:?} never happened");

@@ -54,6 +54,10 @@ impl Node {
         self.lock.is_some()
     }
 
+    pub fn was_released(&self, value: Value) -> bool {
+        self.released == Some(value)
+    }
+
     /// A lock nobody will release: its owner has done so already (R15).
     pub fn has_ghost(&self) -> bool {
         self.lock.is_some_and(|key| self.released == Some(key.value))

@@ -8,7 +8,7 @@ use super::host::{Host, NODES, Turn, Violation};
 use super::node::Node;
 use super::variant::{Broken, Faults, Start, TICK, Variant};
 use keeperd::core::event::{Command, Role};
-use keeperd::core::lease::{FencingToken, NodeId};
+use keeperd::core::lease::{FencingToken, NodeId, Value};
 use keeperd::core::request::{Answer, FromNode, NodeChange, Request, Ticket};
 use keeperd::core::time::Instant;
 use stateright::{Model, Property};
@@ -43,8 +43,8 @@ pub struct State {
     pub left: Faults,
     /// Somebody touched a key on this node and the host has not been told yet. One hint stands for many.
     hints: [Option<NodeId>; 2],
-    newest: FencingToken,
-    newest_host: u8,
+    /// The last child started: its term and its host.
+    newest: Option<(FencingToken, Value, u8)>,
     pub violation: Option<Violation>,
 }
 
@@ -159,17 +159,20 @@ impl World {
             state.mail.push(Mail { host, node, ticket, content, delayed: false });
         }
         state.violation = state.violation.or(violation);
-        if let Some(token) = launched {
+        if let Some((token, value)) = launched {
             if state.hosts.iter().all(|host| host.is_alive()) {
                 state.violation = Some(Violation::TwoChildren);
             }
-            if token <= state.newest {
-                state.violation = state.violation.or(Some(Violation::TokenNotLarger));
+            if let Some((before, its_value, its_host)) = state.newest {
+                if token <= before {
+                    state.violation = state.violation.or(Some(Violation::TokenNotLarger));
+                }
+                if its_host != host {
+                    let released = state.nodes.iter().any(|node| node.was_released(its_value));
+                    self.coverage.mark(if released { Mark::HandedOver } else { Mark::TakenOver });
+                }
             }
-            if state.newest != FencingToken(0) && state.newest_host != host {
-                self.coverage.mark(Mark::HandedOver);
-            }
-            (state.newest, state.newest_host) = (token, host);
+            state.newest = Some((token, value, host));
         }
     }
 
@@ -425,8 +428,7 @@ impl Model for World {
             mail: Vec::new(),
             left: self.variant.faults,
             hints: [None, None],
-            newest: FencingToken(0),
-            newest_host: 0,
+            newest: None,
             violation: None,
         };
         match self.variant.start {

@@ -48,6 +48,7 @@ mutants! {
     RestartLeavesRest "restart-leaves-rest" "a child is started only when all of the last one is dead",
     NoGuardWatch "no-guard-watch" "a guard that does not acknowledge, or does not finish, is killed (R10)",
     HoldIgnored "hold-ignored" "a keeper is taken back at most once in `hold`, whatever the files say",
+    ClocksAnywhere "clocks-anywhere" "a control: a node's clock that jumps ahead beside other faults ends leases early",
     ClocksApart "clocks-apart" "a control: clocks that differ by more than the 1 % a lease allows for are not survived",
 }
 
