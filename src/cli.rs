@@ -126,7 +126,13 @@ pub enum Command {
     ///
     /// Returns when all children are dead and all locks released, and says who has them then.
     #[command(after_help = "Example: keeperd drain && apt upgrade && keeperd resume --all")]
-    Drain(Wait),
+    Drain {
+        /// Do not wait to see who has them then.
+        #[arg(long)]
+        here: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Run one command while holding one lock, here and now: no daemon and no keeper is needed.
     #[command(
         after_help = "Example: REDIS_NODES=redis1,redis2,redis3 keeperd run nightly-report --wait 10m -- ./report.sh\n\n\

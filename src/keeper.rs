@@ -8,7 +8,7 @@ use crate::core::lease::{FencingToken, Value};
 use crate::core::request::FromNode;
 use crate::core::spread::Spread;
 use crate::core::time::{Instant, WallTime};
-use crate::core::timing::Deadlines;
+use crate::core::timing::{Deadlines, Timing};
 use crate::core_thread::Told;
 use crate::guard::{self, ChildSpec, Duty, Guard, LastResort, Launch, Lost, Newborn, Wiring};
 use crate::health;
@@ -165,8 +165,7 @@ struct Shell {
 
 impl Shell {
     fn new(mut keeper: Keeper) -> Self {
-        let ttl = keeper.election.timing().ttl();
-        let mut view = first_view(&keeper.name, ttl, clock::wall(), keeper.past.why);
+        let mut view = first_view(&keeper.name, *keeper.election.timing(), clock::wall(), keeper.past.why);
         let history = std::mem::take(&mut keeper.past.history);
         view.history = history.runs().cloned().collect();
         if keeper.past.paused {
@@ -627,11 +626,11 @@ async fn from_guard(slot: &mut Slot) -> Input {
 }
 
 /// The view of a keeper before it has run; `why` there is one now.
-pub fn first_view(name: &str, ttl: Duration, since: WallTime, why: &str) -> KeeperView {
+pub fn first_view(name: &str, timing: Timing, since: WallTime, why: &str) -> KeeperView {
     KeeperView {
         name: name.to_owned(),
         role: crate::core::event::Role::Standby,
-        ttl,
+        timing,
         token: None,
         pid: None,
         valid_until: None,

@@ -5,7 +5,7 @@ use keeperd::config::{self, Config, ConfigErrors, Env};
 use keeperd::observe::log::{self, Format, LogQueue};
 use keeperd::ops::run::Request;
 use keeperd::ops::status::Question;
-use keeperd::ops::steer::Deed;
+use keeperd::ops::steer::{Deed, Until};
 use keeperd::ops::terminal::View;
 use keeperd::reload::Origin;
 use keeperd::{daemon, guard, lock, ops};
@@ -38,7 +38,10 @@ fn main() {
         Some(Command::Resume { name: Some(name), wait, .. }) => one(Named { name, wait }, Deed::Resume, out),
         Some(Command::Resume { name: None, wait, .. }) => ops::steer::resume_all(&socket(), wait.into(), out),
         Some(Command::Restart(named)) => one(named, Deed::Restart, out),
-        Some(Command::Drain(wait)) => ops::steer::drain(&socket(), wait.into(), out),
+        Some(Command::Drain { here, wait }) => {
+            let until = if here { Until::Left } else { Until::Taken };
+            ops::steer::drain(&socket(), until, wait.into(), out)
+        }
         Some(Command::Reload { dry_run, json }) => ops::reload::run(&socket(), dry_run, json, out),
         Some(Command::Status { name, json, watch, lines }) => {
             ops::status::run(&socket(), &Question { name, json, watch, lines }, view, out)

@@ -351,7 +351,7 @@ impl Fleet {
     /// One that was removed may not have ended yet, and is shown until it has.
     fn panel(&self, keeper: &KeeperConfig, outlet: &Arc<Outlet>, why: &str) -> Arc<Panel> {
         self.board.panel(&outlet.name).unwrap_or_else(|| {
-            let view = first_view(&keeper.name, keeper.timing.ttl(), clock::wall(), why);
+            let view = first_view(&keeper.name, keeper.timing, clock::wall(), why);
             Panel::new(view, Arc::clone(outlet), Series::new(keeper.process.stop_signal))
         })
     }

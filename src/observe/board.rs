@@ -3,6 +3,7 @@
 use crate::core::event::Role;
 use crate::core::lease::FencingToken;
 use crate::core::time::{Instant, WallTime};
+use crate::core::timing::Timing;
 use crate::lock::NodeStatus;
 use crate::observe::history::Run;
 use crate::observe::series::Series;
@@ -18,8 +19,7 @@ use tokio::sync::Notify;
 pub struct KeeperView {
     pub name: String,
     pub role: Role,
-    /// Length of the lease.
-    pub ttl: Duration,
+    pub timing: Timing,
     pub token: Option<FencingToken>,
     pub pid: Option<u32>,
     pub valid_until: Option<Instant>,

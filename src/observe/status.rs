@@ -186,7 +186,7 @@ fn keeper(view: KeeperView, output: Option<Output>, now: Instant) -> Keeper {
             .last_change
             .map(|change| LastChange { at: rfc3339(change.at), reason: change.reason }),
         holder: view.holder.map(|HolderView { host, pid, value }| Holder { host, pid, value }),
-        ttl_ms: millis(view.ttl),
+        ttl_ms: millis(view.timing.ttl()),
         history: view.history.iter().map(run).collect(),
         output,
     }

@@ -140,6 +140,7 @@ mod tests {
     use super::*;
     use crate::config::OutputConfig;
     use crate::core::time::{Instant, WallTime};
+    use crate::core::timing::Timing;
     use crate::keeper::first_view;
     use crate::lock::NodeStatus;
     use crate::observe::board::Panel;
@@ -151,7 +152,8 @@ mod tests {
 
     fn web(states: &[NodeState]) -> (Arc<Board>, Web) {
         let start = WallTime::from_micros(0);
-        let view = first_view("k", Duration::from_secs(2), start, "started");
+        let timing = Timing::new(Duration::from_secs(2), Duration::ZERO).expect("fits");
+        let view = first_view("k", timing, start, "started");
         let sinks = Sinks {
             log: LogQueue::start().expect("a thread"),
             render: render_text,

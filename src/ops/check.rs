@@ -7,6 +7,7 @@ use crate::config::{
 };
 use crate::core::restart::{RestartPolicy, RestartRules};
 use crate::core::time::Instant;
+use crate::systemd;
 use bytesize::ByteSize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -48,7 +49,16 @@ fn print(path: &Path, config: &Config, page: &mut Page<'_>) -> io::Result<()> {
     for keeper in &config.keepers {
         print_keeper(keeper, &config.lock, page)?;
     }
-    for warning in &config.warnings {
+    let slow = config.keepers.iter().map(|keeper| systemd::stop_takes(&keeper.timing)).max();
+    let slow = slow.filter(|takes| *takes > systemd::STOP_TIMEOUT).map(|takes| {
+        format!(
+            "keepers may need {} to stop; for systemd to wait that long also after a crash of the daemon, say systemctl edit keeperd, \
+             and there [Service] TimeoutStopSec={}",
+            span(takes),
+            takes.as_secs() + 1
+        )
+    });
+    for warning in config.warnings.iter().chain(&slow) {
         writeln!(page.out)?;
         wrapped(page.out, &format!("warning: {warning}"))?;
     }

@@ -165,7 +165,7 @@ fn in_front(config: Config, request: Request, log: &LogQueue) -> io::Result<i32>
     let outlet = Outlet::new(&name, &keeper.output, &sinks)?;
     let board = Board::new(unheard_nodes(&config), clock::wall());
     let why = "keeperd run has started";
-    let view = first_view(&name, keeper.timing.ttl(), clock::wall(), why);
+    let view = first_view(&name, keeper.timing, clock::wall(), why);
     let panel = Panel::new(view, Arc::clone(&outlet), Series::new(keeper.process.stop_signal));
     board.arrange(vec![Arc::clone(&panel)]);
     let (orders, for_core) = mpsc::channel(SIGNALS);

@@ -45,19 +45,35 @@ pub struct Manner {
     pub json: bool,
 }
 
+/// What a drain waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Until {
+    /// Nothing runs here any more.
+    Left,
+    /// Somebody else has it.
+    Taken,
+}
+
 /// Does `deed` to one keeper; the exit code.
 pub fn one(socket: &Path, name: &str, deed: Deed, manner: Manner, out: &mut dyn Write) -> i32 {
     client::finish(Talk::open(socket, manner).and_then(|talk| talk.one(name, deed, out)))
 }
 
 /// Hands over everything, and stands for nothing until it is resumed; the exit code.
-pub fn drain(socket: &Path, manner: Manner, out: &mut dyn Write) -> i32 {
-    client::finish(Talk::open(socket, manner).and_then(|talk| talk.all("/v1/drain", is_paused, out)))
+pub fn drain(socket: &Path, until: Until, manner: Manner, out: &mut dyn Write) -> i32 {
+    let wait = match until {
+        Until::Left => Duration::ZERO,
+        Until::Taken => SUCCESSOR_OF_PAUSED,
+    };
+    client::finish(Talk::open(socket, manner).and_then(|talk| talk.all("/v1/drain", is_paused, wait, out)))
 }
 
 /// Ends a drain, and every pause on this host; the exit code.
 pub fn resume_all(socket: &Path, manner: Manner, out: &mut dyn Write) -> i32 {
-    client::finish(Talk::open(socket, manner).and_then(|talk| talk.all("/v1/resume", |k| !is_paused(k), out)))
+    let resumed = |keeper: &Keeper| !is_paused(keeper);
+    client::finish(
+        Talk::open(socket, manner).and_then(|talk| talk.all("/v1/resume", resumed, SUCCESSOR_OF_PAUSED, out)),
+    )
 }
 
 fn is_paused(keeper: &Keeper) -> bool {
@@ -118,7 +134,13 @@ impl<'a> Talk<'a> {
         Ok(0)
     }
 
-    fn all(&self, path: &str, done: impl Fn(&Keeper) -> bool, out: &mut dyn Write) -> Outcome {
+    fn all(
+        &self,
+        path: &str,
+        done: impl Fn(&Keeper) -> bool,
+        wait: Duration,
+        out: &mut dyn Write,
+    ) -> Outcome {
         let held: Vec<String> =
             self.status()?.keepers.into_iter().filter(is_held).map(|keeper| keeper.name).collect();
         if let Verdict::Refused(why) = self.runtime.block_on(client::post(self.socket, path))? {
@@ -128,7 +150,7 @@ impl<'a> Talk<'a> {
         loop {
             let mut keepers = self.status()?.keepers;
             if keepers.iter().all(&done) {
-                self.tell(&self.successors(keepers, |k| held.contains(&k.name), SUCCESSOR_OF_PAUSED)?, out)?;
+                self.tell(&self.successors(keepers, |k| held.contains(&k.name), wait)?, out)?;
                 return Ok(0);
             }
             if Instant::now() >= self.give_up {

@@ -1,0 +1,214 @@
+//! The unit of systemd: by systemd's own judgement where it is installed, and as far as keeperd itself has to keep what it says.
+//!
+//! How it lives under a real manager is tests/fleet's.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const UNIT: &str = include_str!("../systemd/keeperd.service");
+/// Of `systemd-analyze security`, in tenths.
+const EXPOSURE_MAX: &str = "35";
+/// Nothing that is slower than this will ever happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The values of a setting, in the order of the file.
+fn settings(name: &str) -> Vec<&'static str> {
+    UNIT.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect()
+}
+
+#[track_caller]
+fn setting(name: &str) -> &'static str {
+    let [value] = settings(name)[..] else { panic!("{name} stands there once") };
+    value
+}
+
+/// What systemd-analyze says of the unit, with the built program in the place of the installed one; `None` where it is not installed.
+fn analyze(arguments: &[&str]) -> Option<Output> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let unit = folder.path().join("keeperd.service");
+    let program = env!("CARGO_BIN_EXE_keeperd");
+    let text = UNIT
+        .replace("ExecStart=keeperd", &format!("ExecStart={program}"))
+        .replace("ExecStop=-keeperd", &format!("ExecStop=-{program}"));
+    assert_eq!(text.matches(program).count(), 2);
+    fs::write(&unit, text).expect("our folder");
+    match Command::new("systemd-analyze").args(arguments).arg(unit).stdin(Stdio::null()).output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            eprintln!("skip: systemd-analyze cannot be run: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    let Some(said) = analyze(&["verify", "--man=no", "--recursive-errors=no"]) else { return };
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success() && !text.contains("keeperd.service"), "{text}");
+}
+
+#[test]
+fn the_unit_is_open_no_further_than_it_says_why() {
+    let arguments = ["security", "--offline=true", "--threshold", EXPOSURE_MAX, "--json=short"];
+    let Some(said) = analyze(&arguments) else { return };
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&text).expect("a list");
+    let open = rows.iter().filter(|row| row["exposure"].as_str().is_some_and(|cost| cost != "0"));
+    let names: Vec<&str> = open.map(|row| row["name"].as_str().expect("a name")).collect();
+    assert!(names.contains(&"PrivateNetwork="), "{names:?}");
+    for name in names {
+        let name = name.split('=').next().expect("there is always a first");
+        assert!(UNIT.contains(name), "{name} is open, and the unit does not say why");
+    }
+}
+
+#[test]
+fn the_unit_and_the_program_agree() {
+    let seconds = keeperd::systemd::STOP_TIMEOUT.as_secs();
+    assert_eq!(setting("TimeoutStopSec"), format!("{seconds}s"));
+    let never_again = [keeperd::cli::EXIT_USAGE, keeperd::ops::check::EXIT_CONFIG];
+    assert_eq!(setting("RestartPreventExitStatus"), never_again.map(|code| code.to_string()).join(" "));
+    assert_eq!(setting("LoadCredential").split(':').next(), Some("redis-password"));
+}
+
+/// A daemon with a local lock and a keeper that takes its time to end, and what the daemon says to systemd.
+struct Service {
+    process: Child,
+    heard: UnixDatagram,
+    folder: TempDir,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Service {
+    fn start() -> Service {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("keepers.toml"), configuration(folder.path())).expect("our folder");
+        let heard = UnixDatagram::bind(folder.path().join("notify")).expect("our folder");
+        heard.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut daemon = keeperd(folder.path());
+        daemon.env("NOTIFY_SOCKET", folder.path().join("notify"));
+        let process = daemon.stderr(Stdio::null()).spawn().expect("it is built");
+        let service = Service { process, heard, folder };
+        service.hear("1 running here");
+        // Its trap is set.
+        let since = Instant::now();
+        while !service.path("began").exists() {
+            assert!(since.elapsed() < PATIENCE, "the child never began");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        service
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Everything up to the first message that contains `wanted`.
+    #[track_caller]
+    fn hear(&self, wanted: &str) -> Vec<String> {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let length =
+                self.heard.recv(&mut buffer).unwrap_or_else(|e| panic!("{wanted:?}: {e}, {heard:?}"));
+            heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            if heard.last().is_some_and(|last| last.contains(wanted)) {
+                return heard;
+            }
+        }
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        nix::sys::signal::kill(pid, signal).expect("it is our child");
+    }
+}
+
+/// The longest stop is 25 s + 2 % of 60 s + 4 s; the child, asked to stop, is gone in two.
+fn configuration(folder: &Path) -> String {
+    format!(
+        r#"
+[lock]
+engine = "local"
+directory = "{0}/locks"
+[control]
+socket = "{0}/control.sock"
+[[keeper]]
+name = "oracle"
+ttl = "60s"
+stop_timeout = "25s"
+stop_signal = "SIGINT"
+command = ["bash", "-c", '''
+trap 'echo INT >> {0}/heard; sleep 2; exit 0' INT
+trap 'echo TERM >> {0}/heard' TERM
+: > {0}/began
+while :; do sleep 0.05; done
+''']
+"#,
+        folder.display()
+    )
+}
+
+fn keeperd(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keeperd"));
+    for name in ["KEEPERD_CONFIG", "REDIS_NODES", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET"] {
+        command.env_remove(name);
+    }
+    command.arg("--config").arg(folder.join("keepers.toml"));
+    command.env("KEEPERD_CGROUP", "off").stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_stop_longer_than_the_unit_allows_for_is_announced_to_systemd_once() {
+    let mut service = Service::start();
+    service.signal(nix::sys::signal::Signal::SIGTERM);
+    let mut heard = service.hear("EXTEND_TIMEOUT_USEC");
+    assert!(service.process.wait().expect("it is our child").success());
+    service.heard.set_nonblocking(true).expect("a socket");
+    let mut buffer = [0; 4096];
+    while let Ok(length) = service.heard.recv(&mut buffer) {
+        heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    let asked: Vec<&str> =
+        heard.iter().map(|text| text.trim_end()).filter(|t| t.contains("EXTEND")).collect();
+    assert_eq!(asked, ["EXTEND_TIMEOUT_USEC=30200000"]);
+}
+
+#[test]
+fn check_says_what_the_unit_needs_for_a_long_stop_timeout() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let text = configuration(folder.path());
+    let check = |text: &str| {
+        fs::write(folder.path().join("keepers.toml"), text).expect("our folder");
+        let said = keeperd(folder.path()).arg("check").output().expect("it is built");
+        String::from_utf8(said.stdout).expect("people read it")
+    };
+    assert!(check(&text).contains("TimeoutStopSec=31"), "{}", check(&text));
+    assert!(!check(&text.replace("25s", "5s")).contains("TimeoutStopSec"));
+}
+
+#[test]
+fn what_the_unit_calls_to_stop_leaves_keepers_with_their_own_signal_alone() {
+    let service = Service::start();
+    let command = setting("ExecStop").strip_prefix("-keeperd ").expect("a failure is not the end of a stop");
+    let said = keeperd(service.folder.path()).args(command.split(' ')).output().expect("it is built");
+    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(said.status.success() && out.contains("oracle: paused; nobody has it now"), "{out}{err}");
+    // What systemd does next.
+    service.signal(nix::sys::signal::Signal::SIGTERM);
+    service.hear("STOPPING=1");
+    assert_eq!(fs::read_to_string(service.path("heard")).expect("it was asked"), "INT\n");
+}
