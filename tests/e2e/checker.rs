@@ -71,6 +71,8 @@ pub enum Fault {
     Release,
     /// A register without a fence was written by an older term after a newer.
     Stale,
+    /// The register with a fence took a write that none may take.
+    Fence,
     /// The history is not that of a mutex with growing fences.
     History,
 }

@@ -3,7 +3,7 @@
 
 use crate::checker::{Fault, Judge, Record, Violation, parse_record};
 use crate::clock::boot_ns;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -21,12 +21,31 @@ pub struct Stale {
     pub newest: u64,
 }
 
-#[derive(Debug, Default)]
+/// Writes that the fenced register took in a row, all of one child and its grandchildren.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub at: u64,
+    pub token: u64,
+    pub instance: String,
+}
+
+impl Taken {
+    /// Which start of which host's daemon: no two of them share a term.
+    fn host(&self) -> &str {
+        self.instance.split(':').next().unwrap_or_default()
+    }
+}
+
+/// Whether the fenced register takes a token, given the newest it has taken.
+type Fence = fn(newest: u64, token: u64) -> bool;
+
+#[derive(Debug)]
 pub struct Registers {
     plain: BTreeMap<String, u64>,
     fenced: BTreeMap<String, u64>,
-    /// What the fenced one took, each token once: a history of its own, judged by the model and not by the fence.
-    pub accepted: Vec<(String, u64)>,
+    fence: Fence,
+    /// What the fenced one took, by keeper and in order: judged by who may write after whom, and not by the fence.
+    pub taken: BTreeMap<String, Vec<Taken>>,
     pub writes: u64,
     pub rejected: u64,
     /// A few of them for people; `stale_count` has all.
@@ -36,7 +55,26 @@ pub struct Registers {
 
 const STALE_KEPT: usize = 10_000;
 
+impl Default for Registers {
+    fn default() -> Self {
+        Self::fenced_by(|newest, token| token >= newest)
+    }
+}
+
 impl Registers {
+    pub fn fenced_by(fence: Fence) -> Self {
+        Self {
+            plain: BTreeMap::new(),
+            fenced: BTreeMap::new(),
+            fence,
+            taken: BTreeMap::new(),
+            writes: 0,
+            rejected: 0,
+            stale: Vec::new(),
+            stale_count: 0,
+        }
+    }
+
     pub fn write(&mut self, at: u64, r: &Record) {
         self.writes += 1;
         let before = self.plain.insert(r.keeper.clone(), r.token).unwrap_or(0);
@@ -52,16 +90,20 @@ impl Registers {
                 });
             }
         }
-        let fence = self.fenced.entry(r.keeper.clone()).or_insert(0);
-        if r.token < *fence {
+        let newest = self.fenced.entry(r.keeper.clone()).or_insert(0);
+        if !(self.fence)(*newest, r.token) {
             self.rejected += 1;
-        } else if r.token > *fence {
-            *fence = r.token;
-            self.accepted.push((r.keeper.clone(), r.token));
+            return;
+        }
+        *newest = r.token.max(*newest);
+        let taken = self.taken.entry(r.keeper.clone()).or_default();
+        if taken.last().is_none_or(|last| last.token != r.token || last.instance != r.instance) {
+            taken.push(Taken { at, token: r.token, instance: r.instance.clone() });
         }
     }
 
-    /// An older term may write after a newer one where a whole host was frozen; what the fenced register took never goes back.
+    /// An older term may write to the plain register after a newer one where a whole host was frozen; what the fenced one takes
+    /// never goes back, whatever was frozen.
     pub fn verdict(&self, judge: &Judge) -> Vec<Violation> {
         let excused = |s: &&Stale| judge.excuses_instance(&s.instance, s.at);
         let stale = self.stale.iter().filter(|s| !excused(s)).take(10).map(|s| Violation {
@@ -69,13 +111,7 @@ impl Registers {
             at: s.at,
             text: format!("{}: {} wrote token {} after {}", s.keeper, s.instance, s.token, s.newest),
         });
-        let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
-        let broken = self.accepted.iter().filter_map(move |(keeper, token)| {
-            let before = newest.insert(keeper, *token).unwrap_or(0);
-            let text = format!("{keeper}: the fenced register took token {token} after {before}");
-            (*token < before).then_some(Violation { fault: Fault::Stale, at: 0, text })
-        });
-        stale.chain(broken).collect()
+        stale.chain(self.taken.iter().flat_map(|(keeper, taken)| broken_fence(keeper, taken))).collect()
     }
 
     /// Listens from now on. One queue for all writers: the order of arrival is the order in which they wrote.
@@ -93,6 +129,39 @@ impl Registers {
         })?;
         Ok(shared)
     }
+}
+
+/// After a write no smaller token is taken, the same token from the same host only, and not from a child whose successor in that
+/// term has written.
+fn broken_fence(keeper: &str, taken: &[Taken]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut current: Option<&Taken> = None;
+    let mut replaced: BTreeSet<&str> = BTreeSet::new();
+    for new in taken {
+        let Some(old) = current else {
+            current = Some(new);
+            continue;
+        };
+        let what = if new.token < old.token {
+            "an older token"
+        } else if new.token == old.token && new.host() != old.host() {
+            "one token of two hosts"
+        } else if replaced.contains(new.instance.as_str()) {
+            "a child that had been replaced"
+        } else {
+            if new.instance != old.instance {
+                replaced.insert(&old.instance);
+            }
+            current = Some(new);
+            continue;
+        };
+        let text = format!(
+            "{keeper}: the fenced register took {what}: {} of {} after {} of {}",
+            new.token, new.instance, old.token, old.instance
+        );
+        found.push(Violation { fault: Fault::Fence, at: new.at, text });
+    }
+    found
 }
 
 /// What the probe does with a tick: never waits, and what the queue does not take is lost.

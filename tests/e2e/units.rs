@@ -422,18 +422,62 @@ fn monitor_lines_are_read_as_what_the_scripts_did() {
     );
 }
 
+/// What the registers object to, and how many writes the fenced one refused.
+fn registered(mut registers: registers::Registers, log: &str, freezes: &[Freeze]) -> (Vec<Fault>, u64) {
+    let records = parse_log(log).0;
+    records.iter().for_each(|r| registers.write(r.at, r));
+    assert_eq!(registers.writes, records.len() as u64);
+    let mut judge = judge(&records);
+    judge.freezes = freezes.to_vec();
+    (registers.verdict(&judge).into_iter().map(|v| v.fault).collect(), registers.rejected)
+}
+
+fn sound() -> registers::Registers {
+    registers::Registers::default()
+}
+
+fn without_a_fence() -> registers::Registers {
+    registers::Registers::fenced_by(|_, _| true)
+}
+
+/// A tick of a child as `child` makes it.
+fn tick(host: &str, pid: i32, token: u64, at: u64) -> String {
+    format!("{} k {token} {host}:{pid} {pid} tick 9\n", at * MS)
+}
+
 #[test]
 fn registers_count_what_is_stale_and_the_fenced_one_refuses_it() {
-    let mut registers = registers::Registers::default();
+    let log = child("a", 1, 10, 0, 20, "tick") + &child("b", 2, 11, 25, 40, "tick") + &tick("a", 1, 10, 50);
+    assert_eq!(registered(sound(), &log, &[]), (vec![Fault::Stale], 1));
+    let frozen = [Freeze { host: "a".into(), from: 20 * MS, until: 60 * MS }];
+    assert_eq!(registered(sound(), &log, &frozen), (vec![], 1));
+}
+
+#[test]
+fn a_register_that_takes_an_older_token_is_flagged_whatever_was_frozen() {
     let log = child("a", 1, 10, 0, 20, "tick")
         + &child("b", 2, 11, 25, 40, "tick")
-        + "50000000 k 10 a:1 1 tick 9\n";
-    let records = parse_log(&log).0;
-    records.iter().for_each(|r| registers.write(r.at, r));
-    let said = |r: &registers::Registers| (r.writes, r.stale_count, r.rejected, r.accepted.len());
-    assert_eq!(said(&registers), (records.len() as u64, 1, 1, 2));
-    let judge = judge(&records);
-    assert_eq!(registers.verdict(&judge).into_iter().map(|v| v.fault).collect::<Vec<_>>(), [Fault::Stale]);
+        + &tick("a", 1, 10, 50)
+        + &tick("b", 2, 11, 55);
+    assert_eq!(registered(without_a_fence(), &log, &[]), (vec![Fault::Stale, Fault::Fence], 0));
+    let frozen = [Freeze { host: "a".into(), from: 20 * MS, until: 60 * MS }];
+    assert_eq!(registered(without_a_fence(), &log, &frozen), (vec![Fault::Fence], 0));
+}
+
+#[test]
+fn one_token_written_by_two_hosts_is_flagged_though_no_fence_can_refuse_it() {
+    for other in ["b.1", "a.2"] {
+        let log = child("a.1", 1, 10, 0, 20, "tick") + &child(other, 2, 10, 25, 40, "tick");
+        assert_eq!(registered(sound(), &log, &[]), (vec![Fault::Fence], 0), "{other}");
+    }
+}
+
+#[test]
+fn a_child_that_writes_after_its_successor_of_the_same_term_is_flagged() {
+    let restarted = child("a", 1, 10, 0, 20, "tick") + &child("a", 2, 10, 25, 40, "tick");
+    assert_eq!(registered(sound(), &restarted, &[]), (vec![], 0), "restarts within a term are sound");
+    let log = restarted + &tick("a", 1, 10, 50) + &tick("a", 2, 10, 55);
+    assert_eq!(registered(sound(), &log, &[]), (vec![Fault::Fence], 0));
 }
 
 #[test]
