@@ -1,17 +1,19 @@
 //! What can be broken, what must be mended when, and what is broken now.
 
 use crate::clock::{boot_ns, nanos};
+use crate::cluster::Reply;
 use crate::procs;
 use crate::proxy::Mode;
-use crate::step::Step;
+use crate::step::{Step, check};
 use crate::trial::{QUARANTINE, TTL, Trial, millis, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// A fault that happened, for the causes of take-overs.
+/// A fault, for the causes of take-overs.
 #[derive(Clone, Debug)]
+#[must_use = "it counts only once it is done"]
 pub struct Hit {
     pub at: u64,
     pub kind: &'static str,
@@ -32,13 +34,15 @@ enum Undo {
     Links(&'static str),
     ThawNode(char),
     StartNode(char),
-    RestartNode(char),
+    /// With the last restart of a fault that fault is done.
+    RestartNode(char, Option<Hit>),
     Room(char),
 }
 
 #[derive(Debug)]
 pub struct Faults {
     hosts: Vec<&'static str>,
+    /// Those that were done, in the order of their beginning.
     pub hits: Vec<Hit>,
     undo: BTreeMap<(u64, u64), Undo>,
     scheduled: u64,
@@ -172,7 +176,7 @@ impl Faults {
         t.note("heal");
         while let Some(((due, _), undo)) = self.undo.pop_first() {
             // A restart that is still to come is a fault itself: two at once would be two nodes without data.
-            if matches!(undo, Undo::Spare(_) | Undo::RestartNode(_)) {
+            if matches!(undo, Undo::Spare(_) | Undo::RestartNode(..)) {
                 t.pause(Duration::from_nanos(due.saturating_sub(boot_ns())));
             }
             self.mend(t, undo)?;
@@ -212,15 +216,18 @@ impl Faults {
                 self.has_forgotten(node);
                 self.broken_nodes.remove(&node);
             }
-            Undo::RestartNode(node) => {
+            Undo::RestartNode(node, fault) => {
                 t.note(format!("restart redis-{node} empty"));
                 t.restart_node_empty(node)?;
                 self.has_forgotten(node);
                 self.broken_nodes.remove(&node);
+                if let Some(fault) = fault {
+                    self.done(fault);
+                }
             }
             Undo::Room(node) => {
                 t.note(format!("redis-{node} is as it was"));
-                t.node(node).ask(&["CONFIG", "SET", "maxmemory", "0"])?;
+                tell(t, node, &["CONFIG", "SET", "maxmemory", "0"])?;
                 self.broken_nodes.remove(&node);
             }
         }
@@ -247,24 +254,30 @@ impl Faults {
         quorum && !self.broken_hosts.contains(host) && !self.broken_links.contains(host)
     }
 
-    /// A fault that must not move anything.
-    pub fn count(&mut self, t: &mut Trial, kind: &'static str) {
-        self.hit(t, kind, None, None);
+    /// A daemon that nothing was done to has not ended.
+    pub fn daemons_stand(&self, t: &mut Trial) -> Step {
+        let sound = self.hosts.iter().filter(|h| !self.broken_hosts.contains(*h));
+        let ended = sound.copied().find(|h| !t.is_running(h));
+        check(ended.is_none(), format!("daemon {ended:?} has ended by itself"))
     }
 
-    fn hit(
-        &mut self,
+    pub fn begin(
         t: &mut Trial,
         kind: &'static str,
         host: Option<&'static str>,
         keeper: Option<&'static str>,
-    ) {
+    ) -> Hit {
         let at = t.note(format!(
             "{kind}: {}{}",
             host.unwrap_or(""),
             keeper.map_or(String::new(), |k| format!(" {k}"))
         ));
-        self.hits.push(Hit { at, kind, host, keeper });
+        Hit { at, kind, host, keeper }
+    }
+
+    pub fn done(&mut self, hit: Hit) {
+        let place = self.hits.partition_point(|before| before.at <= hit.at);
+        self.hits.insert(place, hit);
     }
 
     // === Hosts ===
@@ -273,9 +286,10 @@ impl Faults {
         if !self.broken_hosts.insert(g.host) {
             return Ok(false);
         }
-        self.hit(t, kind, Some(g.host), None);
         t.daemon(g.host)?.grow_up();
-        t.signal(g.host, signal)?;
+        let hit = Self::begin(t, kind, Some(g.host), None);
+        signal_daemon(t, g.host, signal)?;
+        self.done(hit);
         // At once beside its old guards, or after a while.
         let at_once = t.chance.below(3) == 0;
         self.later(if at_once { Duration::ZERO } else { g.span / 2 }, Undo::Start(g.host));
@@ -286,8 +300,9 @@ impl Faults {
         if !self.broken_hosts.insert(g.host) {
             return Ok(false);
         }
-        self.hit(t, "daemon frozen", Some(g.host), None);
-        t.signal(g.host, Signal::SIGSTOP)?;
+        let hit = Self::begin(t, "daemon frozen", Some(g.host), None);
+        signal_daemon(t, g.host, Signal::SIGSTOP)?;
+        self.done(hit);
         self.later(g.span, Undo::Thaw(g.host));
         Ok(true)
     }
@@ -296,8 +311,9 @@ impl Faults {
         if !self.broken_hosts.insert(g.host) {
             return Ok(false);
         }
-        self.hit(t, "host frozen whole", Some(g.host), None);
+        let hit = Self::begin(t, "host frozen whole", Some(g.host), None);
         t.freeze_host(g.host, true)?;
+        self.done(hit);
         self.later(TTL / 2 + g.span, Undo::ThawAll(g.host));
         Ok(true)
     }
@@ -307,9 +323,9 @@ impl Faults {
         if !self.broken_hosts.insert(g.host) {
             return Ok(false);
         }
-        self.hit(t, "machine lost", Some(g.host), None);
+        let hit = Self::begin(t, "machine lost", Some(g.host), None);
         let daemon = t.daemon(g.host)?.pid();
-        t.signal(g.host, Signal::SIGSTOP)?;
+        signal_daemon(t, g.host, Signal::SIGSTOP)?;
         loop {
             let left = procs::descendants(daemon);
             if left.is_empty() {
@@ -319,7 +335,8 @@ impl Faults {
                 kill(Pid::from_raw(p.pid), Signal::SIGKILL).ok();
             }
         }
-        t.signal(g.host, Signal::SIGKILL)?;
+        signal_daemon(t, g.host, Signal::SIGKILL)?;
+        self.done(hit);
         self.later(g.span, Undo::Start(g.host));
         Ok(true)
     }
@@ -339,8 +356,11 @@ impl Faults {
     fn hit_guard(&mut self, t: &mut Trial, g: Target, kind: &'static str, signal: Signal) -> Step<bool> {
         let Some((host, _)) = self.holder(t, g.keeper)? else { return Ok(false) };
         let Ok(guard) = t.daemon(host)?.guard(g.keeper) else { return Ok(false) };
-        self.hit(t, kind, Some(host), Some(g.keeper));
-        kill(Pid::from_raw(guard.pid), signal).ok();
+        let hit = Self::begin(t, kind, Some(host), Some(g.keeper));
+        if kill(Pid::from_raw(guard.pid), signal).is_err() {
+            return Ok(false);
+        }
+        self.done(hit);
         self.spare(host, signal);
         Ok(true)
     }
@@ -354,12 +374,16 @@ impl Faults {
 
     fn kill_child(&mut self, t: &mut Trial, g: Target) -> Step<bool> {
         let Some((host, pid)) = self.holder(t, g.keeper)? else { return Ok(false) };
-        self.hit(t, "child killed", Some(host), Some(g.keeper));
-        kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        Ok(true)
+        let hit = Self::begin(t, "child killed", Some(host), Some(g.keeper));
+        let killed = kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok();
+        if killed {
+            self.done(hit);
+        }
+        Ok(killed)
     }
 
-    /// Daemon, guard or child, at any moment of the first milliseconds of a term, as an out-of-memory killer would.
+    /// Daemon, guard or child, at any moment of the first milliseconds of a term, as an out-of-memory killer would. A guard is killed
+    /// for a term to begin, which is a fault of its own.
     pub fn kill_at_birth(&mut self, t: &mut Trial, g: Target) -> Step<bool> {
         let Some((old, _)) = self.holder(t, g.keeper)? else { return Ok(false) };
         let Ok(guard) = t.daemon(old)?.guard(g.keeper) else { return Ok(false) };
@@ -371,8 +395,11 @@ impl Faults {
                 known.insert(*host, (daemon, procs::children_of(daemon)));
             }
         }
-        self.hit(t, "killed at birth", Some(old), Some(g.keeper));
-        kill(Pid::from_raw(guard.pid), Signal::SIGKILL).ok();
+        let hit = Self::begin(t, "guard killed", Some(old), Some(g.keeper));
+        if kill(Pid::from_raw(guard.pid), Signal::SIGKILL).is_err() {
+            return Ok(false);
+        }
+        self.done(hit);
         self.spare(old, Signal::SIGKILL);
         let deadline = Instant::now() + TTL;
         let newborn = loop {
@@ -390,22 +417,27 @@ impl Faults {
         let wait = t.chance.span_below(millis(8));
         t.pause(wait);
         self.broken_hosts.insert(host);
-        match t.chance.below(3) {
+        let hit = Self::begin(t, "killed at birth", Some(host), Some(g.keeper));
+        let killed = match t.chance.below(3) {
             0 => {
-                t.signal(host, Signal::SIGKILL)?;
+                signal_daemon(t, host, Signal::SIGKILL)?;
                 self.later(g.span / 2, Undo::Start(host));
+                true
             }
             1 => {
                 t.note(format!("SIGKILL to newborn guard {guard}"));
-                kill(Pid::from_raw(guard), Signal::SIGKILL).ok();
                 self.spare(host, Signal::SIGKILL);
+                kill(Pid::from_raw(guard), Signal::SIGKILL).is_ok()
             }
             _ => {
                 let child = procs::children_of(guard).into_iter().next();
                 t.note(format!("SIGKILL to newborn child {child:?} of guard {guard}"));
-                kill(Pid::from_raw(child.unwrap_or(guard)), Signal::SIGKILL).ok();
                 self.spare(host, Signal::SIGKILL);
+                kill(Pid::from_raw(child.unwrap_or(guard)), Signal::SIGKILL).is_ok()
             }
+        };
+        if killed {
+            self.done(hit);
         }
         Ok(true)
     }
@@ -414,14 +446,16 @@ impl Faults {
 
     /// Each link of the host gets one of these.
     fn cut(&mut self, t: &mut Trial, g: Target, kind: &'static str, modes: &[Mode]) -> Step<bool> {
-        if !self.broken_links.insert(g.host) {
+        let mut any = || modes[usize::try_from(t.chance.below(modes.len() as u64)).expect("a small index")];
+        let chosen: Vec<Mode> = (0..t.nodes.len()).map(|_| any()).collect();
+        if chosen.iter().all(|mode| *mode == Mode::Pass) || !self.broken_links.insert(g.host) {
             return Ok(false);
         }
-        self.hit(t, kind, Some(g.host), None);
-        for node in t.node_names() {
-            let mode = modes[usize::try_from(t.chance.below(modes.len() as u64)).expect("a small index")];
+        let hit = Self::begin(t, kind, Some(g.host), None);
+        for (node, mode) in t.node_names().into_iter().zip(chosen) {
             t.set_link(g.host, node, mode);
         }
+        self.done(hit);
         self.later(g.span, Undo::Links(g.host));
         Ok(true)
     }
@@ -432,9 +466,10 @@ impl Faults {
         if !self.broken_nodes.insert(g.node) {
             return Ok(false);
         }
-        self.hit(t, "node frozen", None, None);
+        let hit = Self::begin(t, "node frozen", None, None);
         t.note(format!("freeze redis-{}", g.node));
         t.node(g.node).freeze();
+        self.done(hit);
         self.later(g.span, Undo::ThawNode(g.node));
         Ok(true)
     }
@@ -443,12 +478,13 @@ impl Faults {
         if !self.broken_nodes.is_empty() {
             return Ok(false);
         }
-        self.hit(t, "nodes all frozen", None, None);
+        let hit = Self::begin(t, "nodes all frozen", None, None);
         for node in t.node_names() {
             self.broken_nodes.insert(node);
             t.node(node).freeze();
             self.later(g.span, Undo::ThawNode(node));
         }
+        self.done(hit);
         Ok(true)
     }
 
@@ -456,21 +492,24 @@ impl Faults {
         if !self.broken_nodes.insert(g.node) {
             return Ok(false);
         }
-        self.hit(t, "node killed", None, None);
+        let hit = Self::begin(t, "node killed", None, None);
         t.note(format!("kill redis-{}", g.node));
         t.node(g.node).kill();
+        self.done(hit);
         self.later(g.span, Undo::StartNode(g.node));
         Ok(true)
     }
 
+    /// In the order of their times.
     fn restart_nodes(&mut self, t: &mut Trial, kind: &'static str, nodes: &[(char, u64)]) -> Step<bool> {
         if nodes.iter().any(|(node, _)| self.broken_nodes.contains(node)) {
             return Ok(false);
         }
-        self.hit(t, kind, None, None);
-        for (node, after_ms) in nodes {
+        let mut hit = Some(Self::begin(t, kind, None, None));
+        for (i, (node, after_ms)) in nodes.iter().enumerate() {
             self.broken_nodes.insert(*node);
-            self.later(millis(*after_ms), Undo::RestartNode(*node));
+            let done = hit.take_if(|_| i + 1 == nodes.len());
+            self.later(millis(*after_ms), Undo::RestartNode(*node, done));
         }
         Ok(true)
     }
@@ -499,33 +538,49 @@ impl Faults {
     fn flush(&mut self, t: &mut Trial, g: Target) -> Step<bool> {
         let most = 1 + usize::try_from(t.chance.below(3)).expect("a small number");
         let nodes = self.sound_nodes(t, g, most);
-        self.hit(t, "FLUSHALL", None, None);
+        if nodes.is_empty() {
+            return Ok(false);
+        }
+        let hit = Self::begin(t, "FLUSHALL", None, None);
         for node in &nodes {
             t.note(format!("FLUSHALL on redis-{node}"));
-            t.node(*node).ask(&["FLUSHALL"])?;
+            tell(t, *node, &["FLUSHALL"])?;
             self.has_forgotten(*node);
         }
-        Ok(!nodes.is_empty())
+        self.done(hit);
+        Ok(true)
     }
 
+    /// A fault only where there is something to delete.
     fn delete(&mut self, t: &mut Trial, g: Target, kind: &'static str, most: usize) -> Step<bool> {
-        let nodes = self.sound_nodes(t, g, most);
+        let key = format!("redlock:{}", g.keeper);
+        let mut nodes = self.sound_nodes(t, g, 3);
+        nodes.retain(|node| matches!(t.node(*node).get(&key), Ok(Some(_))));
+        nodes.truncate(most);
         if nodes.len() < most {
             return Ok(false);
         }
-        self.hit(t, kind, None, Some(g.keeper));
+        let hit = Self::begin(t, kind, None, Some(g.keeper));
+        let mut deleted = 0;
         for node in nodes {
-            t.node(node).ask(&["DEL", &format!("redlock:{}", g.keeper)])?;
+            deleted += usize::from(tell(t, node, &["DEL", &key])? == Reply::Number(1));
+        }
+        if deleted == most {
+            self.done(hit);
         }
         Ok(true)
     }
 
     fn forget_scripts(&mut self, t: &mut Trial, g: Target) -> Step<bool> {
         let nodes = self.sound_nodes(t, g, 3);
-        self.hit(t, "SCRIPT FLUSH", None, None);
-        for node in nodes {
-            t.node(node).ask(&["SCRIPT", "FLUSH"])?;
+        if nodes.is_empty() {
+            return Ok(false);
         }
+        let hit = Self::begin(t, "SCRIPT FLUSH", None, None);
+        for node in nodes {
+            tell(t, node, &["SCRIPT", "FLUSH"])?;
+        }
+        self.done(hit);
         Ok(true)
     }
 
@@ -534,10 +589,11 @@ impl Faults {
         if !self.broken_nodes.insert(g.node) {
             return Ok(false);
         }
-        self.hit(t, "CLIENT PAUSE", None, None);
+        let hit = Self::begin(t, "CLIENT PAUSE", None, None);
         // It cannot be taken back, so it is over before the calm after the storm is.
         let span = g.span.min(millis(1500));
-        t.node(g.node).ask(&["CLIENT", "PAUSE", &span.as_millis().to_string()])?;
+        tell(t, g.node, &["CLIENT", "PAUSE", &span.as_millis().to_string()])?;
+        self.done(hit);
         self.later(span + millis(200), Undo::ThawNode(g.node));
         Ok(true)
     }
@@ -546,9 +602,23 @@ impl Faults {
         if !self.broken_nodes.insert(g.node) {
             return Ok(false);
         }
-        self.hit(t, "node out of memory", None, None);
-        t.node(g.node).ask(&["CONFIG", "SET", "maxmemory", "1"])?;
+        let hit = Self::begin(t, "node out of memory", None, None);
+        tell(t, g.node, &["CONFIG", "SET", "maxmemory", "1"])?;
+        self.done(hit);
         self.later(g.span, Undo::Room(g.node));
         Ok(true)
     }
+}
+
+/// To a daemon that is there to get it.
+fn signal_daemon(t: &mut Trial, host: &str, signal: Signal) -> Step {
+    check(t.is_running(host), format!("daemon {host} has ended by itself"))?;
+    t.signal(host, signal).map(drop)
+}
+
+/// A command that the node carries out.
+fn tell(t: &mut Trial, node: char, words: &[&str]) -> Step<Reply> {
+    let reply = t.node(node).ask(words)?;
+    check(!matches!(reply, Reply::Error(_)), format!("redis-{node} answered {words:?} with {reply:?}"))?;
+    Ok(reply)
 }

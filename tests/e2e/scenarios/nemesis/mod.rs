@@ -101,6 +101,9 @@ fn killed_at_birth(t: &mut Trial) -> Step {
         check(faults.kill_at_birth(t, target)?, "there is no guard to begin with")?;
         faults.heal(t)?;
     }
+    let killed = faults.hits.iter().filter(|hit| hit.kind == "killed at birth").count();
+    t.figure(format!("{killed} of 12 killed at birth"));
+    check(killed > 0, "no new term was met")?;
     t.pause(millis(500));
     let last = t.anybody(TTL + secs(2))?;
     t.runs_on(&last, secs(1))
@@ -167,7 +170,7 @@ impl Rage {
         let strobe = t.chance.below(3) == 0;
         let period = 1 + t.chance.below(200);
         let kind = if strobe { "clock strobes" } else { "clock steps" };
-        self.faults.count(t, kind);
+        let fault = Faults::begin(t, kind, None, None);
         t.note(format!("{kind} on redis-{node}: {ahead} ms, period {period} ms"));
         if strobe {
             let end = boot_ns() + nanos(millis(1500));
@@ -183,6 +186,7 @@ impl Rage {
             self.calm(t, secs(2))?;
         }
         set_clock(t, node, 0)?;
+        self.faults.done(fault);
         self.faults.has_forgotten(node);
         self.calm(t, secs(2))
     }
@@ -218,6 +222,7 @@ impl Rage {
             let found = t.findings();
             let text: Vec<String> = found.iter().take(5).map(Violation::to_string).collect();
             check(found.is_empty(), text.join("\n"))?;
+            self.faults.daemons_stand(t)?;
         }
         t.pause(STEP);
         Ok(())
