@@ -56,6 +56,7 @@ pub struct Faults {
 }
 
 type Act = fn(&mut Faults, &mut Trial, Target) -> Step<bool>;
+type Kind = (&'static str, u64, Act);
 
 /// What the dice chose; a fault takes what it needs.
 #[derive(Clone, Copy)]
@@ -67,7 +68,7 @@ pub struct Target {
 }
 
 /// Every kind with its weight. `false`: cannot be done now, as what it needs is broken already.
-const KINDS: &[(&str, u64, Act)] = &[
+const KINDS: &[Kind] = &[
     ("SIGTERM", 4, |f, t, g| f.end_daemon(t, g, "SIGTERM", Signal::SIGTERM)),
     ("SIGKILL", 4, |f, t, g| f.end_daemon(t, g, "SIGKILL", Signal::SIGKILL)),
     ("daemon frozen", 3, Faults::freeze_daemon),
@@ -112,6 +113,10 @@ const KINDS: &[(&str, u64, Act)] = &[
     ("node out of memory", 1, Faults::fill_node),
 ];
 
+/// Those of hosts alone: every node keeps its vote and every link passes.
+const OF_HOSTS: &[&str] =
+    &["SIGTERM", "SIGKILL", "daemon frozen", "machine lost", "guard killed", "guard frozen", "child killed"];
+
 /// There and back: 90 and 110 ms with ttl 2 s, whose node_timeout is 100 ms.
 const SLOW: Mode = Mode::Delay(millis(45));
 const TOO_SLOW: Mode = Mode::Delay(millis(55));
@@ -133,10 +138,19 @@ impl Faults {
     }
 
     pub fn draw(&mut self, t: &mut Trial) -> Step {
+        self.draw_among(t, &KINDS.iter().collect::<Vec<_>>())
+    }
+
+    pub fn draw_of_hosts(&mut self, t: &mut Trial) -> Step {
+        let kinds: Vec<&Kind> = KINDS.iter().filter(|k| OF_HOSTS.contains(&k.0)).collect();
+        self.draw_among(t, &kinds)
+    }
+
+    fn draw_among(&mut self, t: &mut Trial, kinds: &[&Kind]) -> Step {
         for _ in 0..20 {
             let target = self.target(t);
-            let mut ticket = t.chance.below(KINDS.iter().map(|k| k.1).sum());
-            let kind = KINDS.iter().find(|k| {
+            let mut ticket = t.chance.below(kinds.iter().map(|k| k.1).sum());
+            let kind = kinds.iter().find(|k| {
                 let chosen = ticket < k.1;
                 ticket = ticket.saturating_sub(k.1);
                 chosen
@@ -169,6 +183,10 @@ impl Faults {
             self.mend(t, undo)?;
         }
         Ok(())
+    }
+
+    pub fn all_mended(&self) -> bool {
+        self.undo.is_empty()
     }
 
     /// Everything, now.

@@ -127,6 +127,9 @@ impl Rage {
             if clocks && boot_ns() < end {
                 self.clock_of_one_node(t)?;
             }
+            if clocks && boot_ns() < end {
+                self.clock_beside_a_fault(t)?;
+            }
         }
         Ok(())
     }
@@ -160,13 +163,12 @@ impl Rage {
         }
     }
 
-    /// One node's clock jumps or flickers, and nobody may notice. Nothing else is broken: a step forward makes a node forget its
-    /// locks without a quarantine, which is survived only where the others hold them (tests/README.md).
+    /// One node's clock jumps or flickers to and fro, and nobody may notice. Nothing else is broken: a step forward makes a node
+    /// forget its locks without a quarantine, which is survived only where the others hold them (tests/README.md).
     fn clock_of_one_node(&mut self, t: &mut Trial) -> Step {
         let node = t.random_node();
-        // Jepsen's shapes: exponential bumps both ways, or to and fro.
-        let size = 100 << t.chance.below(10);
-        let ahead = if t.chance.below(2) == 0 { size } else { -size };
+        self.stands_without(t, node)?;
+        let ahead = bump(t);
         let strobe = t.chance.below(3) == 0;
         let period = 1 + t.chance.below(200);
         let kind = if strobe { "clock strobes" } else { "clock steps" };
@@ -189,6 +191,53 @@ impl Rage {
         self.faults.done(fault);
         self.faults.has_forgotten(node);
         self.calm(t, secs(2))
+    }
+
+    /// The same step, and a fault of a host right after it. No vote and no link is away besides, so two nodes keep every lock while
+    /// the third forgets it, and so they do again before its clock is set right, which is a step, too.
+    fn clock_beside_a_fault(&mut self, t: &mut Trial) -> Step {
+        let node = t.random_node();
+        self.stands_without(t, node)?;
+        let ahead = bump(t);
+        let fault = Faults::begin(t, "clock steps beside a fault of a host", None, None);
+        t.note(format!("clock of redis-{node}: {ahead} ms"));
+        set_clock(t, node, ahead)?;
+        self.faults.done(fault);
+        self.faults.has_forgotten(node);
+        // Before the lock is put back on the node, or after.
+        let until = boot_ns() + t.chance.below(nanos(TTL / 2));
+        while boot_ns() < until {
+            self.look(t)?;
+        }
+        self.faults.draw_of_hosts(t)?;
+        while !self.faults.all_mended() {
+            self.faults.undo_due(t)?;
+            self.look(t)?;
+        }
+        self.all_run(t)?;
+        self.stands_without(t, node)?;
+        t.note(format!("clock of redis-{node} is set right"));
+        set_clock(t, node, 0)?;
+        self.faults.has_forgotten(node);
+        self.calm(t, secs(2))
+    }
+
+    /// Until the other nodes have every lock for one and the same holder.
+    fn stands_without(&mut self, t: &mut Trial, without: char) -> Step {
+        let since = boot_ns();
+        loop {
+            let keepers = t.setup.keepers.iter();
+            let stands = |keeper: &&&str| {
+                let key = format!("redlock:{keeper}");
+                let mut others = t.nodes.iter().filter(|node| node.name != without);
+                let first = others.next().and_then(|node| node.get(&key).ok().flatten());
+                first.is_some() && others.all(|node| node.get(&key).ok().flatten() == first)
+            };
+            let Some(missing) = keepers.clone().find(|keeper| !stands(keeper)) else { return Ok(()) };
+            let over = boot_ns() > since + nanos(RECOVERY);
+            check(!over, format!("{missing} is not held alike by all nodes but redis-{without}"))?;
+            self.look(t)?;
+        }
     }
 
     /// Whoever runs goes on running.
@@ -227,6 +276,12 @@ impl Rage {
         t.pause(STEP);
         Ok(())
     }
+}
+
+/// Jepsen's exponential bumps, both ways, in milliseconds.
+fn bump(t: &mut Trial) -> i64 {
+    let size = 100 << t.chance.below(10);
+    if t.chance.below(2) == 0 { size } else { -size }
 }
 
 fn set_clock(t: &mut Trial, node: char, ahead_ms: i64) -> Step {
