@@ -71,7 +71,7 @@ fn play(name: &str, seed: u64, dir: &Path, id: &str) -> Step<String> {
     if told.is_err() {
         // An overlap says more than the story's complaint that followed from it.
         trial.witness.look().ok();
-        if let Some(first) = trial.witness.verdict().first().filter(|_| trial.must_be_flagged.is_none()) {
+        if let Some(first) = trial.witness.verdict().first().filter(|_| trial.must_be_flagged.is_empty()) {
             std::fs::write(trial.dir().join("centre"), first.at.to_string()).ok();
             return told
                 .map_err(|f| step::failure(format!("{first}\nand the story: {}", f.why)))

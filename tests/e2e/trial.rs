@@ -124,8 +124,8 @@ pub struct Trial {
     frozen: BTreeMap<String, Vec<i32>>,
     /// A lock may stand for the rest of its ttl after the stop: its holder could not release it.
     pub locks_may_linger: bool,
-    /// A control: this trial passes if and only if the checker finds this.
-    pub must_be_flagged: Option<Fault>,
+    /// A control: this trial passes if and only if the checker finds each of these.
+    pub must_be_flagged: &'static [Fault],
 }
 
 impl Trial {
@@ -150,7 +150,7 @@ impl Trial {
             leaves: BTreeSet::new(),
             frozen: BTreeMap::new(),
             locks_may_linger: false,
-            must_be_flagged: None,
+            must_be_flagged: &[],
         })
     }
 
@@ -575,8 +575,8 @@ impl Trial {
 
     /// Heals what is broken, stops everything politely and checks what must hold after every story.
     pub fn finish(&mut self) -> Step {
-        if let Some(fault) = self.must_be_flagged.clone() {
-            return self.flagged(&fault);
+        if !self.must_be_flagged.is_empty() {
+            return self.flagged();
         }
         self.heal();
         self.locks_have_an_expiry()?;
@@ -707,12 +707,15 @@ impl Trial {
         self.registers.as_ref().map(|r| r.lock().expect("no thread panics with it"))
     }
 
-    fn flagged(&mut self, fault: &Fault) -> Step {
+    fn flagged(&mut self) -> Step {
         self.witness.look()?;
         let found = self.findings();
         let overlap = worst_overlap(&self.witness.judge.lives());
-        self.figure(format!("flagged: {} findings, {} of overlap", found.len(), ms(overlap)));
-        check(found.iter().any(|v| v.fault == *fault), format!("the checker did not see the {fault:?}"))
+        let mut kinds: Vec<String> = found.iter().map(|v| format!("{:?}", v.fault)).collect();
+        kinds.dedup();
+        self.figure(format!("flagged: {}, {} of overlap", kinds.join(" "), ms(overlap)));
+        let missing = self.must_be_flagged.iter().find(|fault| !found.iter().any(|v| v.fault == **fault));
+        check(missing.is_none(), format!("the checker did not see the {missing:?}, only {kinds:?}"))
     }
 
     fn sound(&mut self) -> Step {

@@ -3,12 +3,12 @@
 //! One is a mistake of people with the real daemon; the others put the textbook's daemon (`naive.rs`) through faults that
 //! keeperd survives elsewhere in this suite.
 
-use super::{Scenario, scenario};
+use super::{Scenario, interop, scenario};
 use crate::checker::{Fault, Life};
 use crate::clock::{boot_ns, nanos};
 use crate::naive::Naive;
 use crate::proxy::Mode;
-use crate::step::{Step, check};
+use crate::step::{Step, check, failure};
 use crate::trial::{KEEPER, Setup, TTL, Trial, millis, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,6 +34,16 @@ pub const ALL: &[Scenario] = &[
         no_guard,
     ),
     scenario(
+        "control_outlives_lease",
+        "the same on the only host there is: MUST be flagged by what the nodes had granted",
+        outlives_lease,
+    ),
+    scenario(
+        "control_released_early",
+        "a lock released by keeperd's own script while the child runs on within its lease: MUST be flagged",
+        released_early,
+    ),
+    scenario(
         "control_plain_register",
         "a host frozen whole: the register without a fence takes a stale write: MUST be flagged",
         plain_register,
@@ -41,8 +51,8 @@ pub const ALL: &[Scenario] = &[
     scenario("control_naive_token", "each host counts its terms for itself: MUST be flagged", token),
 ];
 
-fn naive(t: &mut Trial, fault: Fault, child: &[&'static str]) -> Step<Life> {
-    t.must_be_flagged = Some(fault);
+fn naive(t: &mut Trial, faults: &'static [Fault], child: &[&'static str]) -> Step<Life> {
+    t.must_be_flagged = faults;
     t.begin(Setup { naive: Some(Naive::Careless), child: child.to_vec(), ..Setup::default() })
 }
 
@@ -54,27 +64,27 @@ fn let_it_happen(t: &mut Trial, first: &Life) -> Step {
 }
 
 fn disjoint(t: &mut Trial) -> Step {
-    t.must_be_flagged = Some(Fault::Overlap);
+    t.must_be_flagged = &[Fault::Overlap];
     let first = t.begin(Setup { nodes: 2, disjoint: true, ..Setup::default() })?;
     let_it_happen(t, &first)
 }
 
 fn sigstop(t: &mut Trial) -> Step {
-    let first = naive(t, Fault::Overlap, &[])?;
+    let first = naive(t, &[Fault::Overlap], &[])?;
     t.random_moment();
     t.signal(&Trial::holder_of(&first), Signal::SIGSTOP)?;
     let_it_happen(t, &first)
 }
 
 fn sigkill(t: &mut Trial) -> Step {
-    let first = naive(t, Fault::Overlap, &[])?;
+    let first = naive(t, &[Fault::Overlap], &[])?;
     t.random_moment();
     t.signal(&Trial::holder_of(&first), Signal::SIGKILL)?;
     let_it_happen(t, &first)
 }
 
 fn nodes_empty(t: &mut Trial) -> Step {
-    let first = naive(t, Fault::Overlap, &[])?;
+    let first = naive(t, &[Fault::Overlap], &[])?;
     // It extends every second: well after one and before the next, so that it cannot notice in time by luck.
     let moment = first.start + 1_100_000_000 + t.chance.below(500_000_000);
     t.pause(std::time::Duration::from_nanos(moment.saturating_sub(crate::clock::boot_ns())));
@@ -87,7 +97,7 @@ fn nodes_empty(t: &mut Trial) -> Step {
 
 /// The lock is lost, the child is killed and the next host starts; what the child left behind goes on.
 fn grandchild(t: &mut Trial) -> Step {
-    let first = naive(t, Fault::Overlap, &["--grandchild"])?;
+    let first = naive(t, &[Fault::Overlap], &["--grandchild"])?;
     for node in &t.nodes {
         node.ask(&["SET", &Trial::lock_key(), "somebody else", "PX", "1500"])?;
     }
@@ -98,14 +108,14 @@ fn grandchild(t: &mut Trial) -> Step {
 }
 
 fn token(t: &mut Trial) -> Step {
-    let first = naive(t, Fault::Token, &[])?;
+    let first = naive(t, &[Fault::Token], &[])?;
     t.signal(&Trial::holder_of(&first), Signal::SIGKILL)?;
     let_it_happen(t, &first)
 }
 
 /// Answers take a while, so the daemon's idea of its lease is later than the nodes'. Then its links are cut.
 fn from_reply(t: &mut Trial) -> Step {
-    t.must_be_flagged = Some(Fault::Overlap);
+    t.must_be_flagged = &[Fault::Overlap];
     let first = t.begin(Setup { naive: Some(Naive::FromReply), proxied: true, ..Setup::default() })?;
     let host = Trial::holder_of(&first);
     t.set_links(&host, Mode::Delay(millis(150)));
@@ -127,19 +137,44 @@ fn from_reply(t: &mut Trial) -> Step {
 
 /// What the guard is for.
 fn no_guard(t: &mut Trial) -> Step {
-    t.must_be_flagged = Some(Fault::Overlap);
+    t.must_be_flagged = &[Fault::Overlap, Fault::Validity];
     let first = t.begin(Setup::default())?;
-    let host = Trial::holder_of(&first);
-    let guard = t.daemon(&host)?.guard(KEEPER)?;
     t.random_moment();
-    t.signal(&host, Signal::SIGSTOP)?;
-    kill(Pid::from_raw(guard.pid), Signal::SIGSTOP)?;
+    leave_alone(t, &first)?;
     let_it_happen(t, &first)
+}
+
+/// Daemon and guard stand still; the child does not.
+fn leave_alone(t: &mut Trial, child: &Life) -> Step {
+    let host = Trial::holder_of(child);
+    let guard = t.daemon(&host)?.guard(KEEPER)?;
+    t.signal(&host, Signal::SIGSTOP)?;
+    Ok(kill(Pid::from_raw(guard.pid), Signal::SIGSTOP)?)
+}
+
+/// Nobody else is there to overlap: only the nodes' own word says that it lived too long.
+fn outlives_lease(t: &mut Trial) -> Step {
+    t.must_be_flagged = &[Fault::Validity];
+    let child = t.begin(Setup { hosts: vec!["a"], ..Setup::default() })?;
+    leave_alone(t, &child)?;
+    t.pause(TTL + millis(300));
+    t.anybody(secs(5)).map(drop)
+}
+
+/// Within its lease, and with nobody else: a release by keeperd's own script, as if its tree had been dead.
+fn released_early(t: &mut Trial) -> Step {
+    t.must_be_flagged = &[Fault::Release];
+    let child = t.begin(Setup { hosts: vec!["a"], ..Setup::default() })?;
+    t.held_by_all()?;
+    leave_alone(t, &child)?;
+    let value = t.node('A').get(&Trial::lock_key())?.ok_or_else(|| failure("nobody holds the lock"))?;
+    interop::release(t, &value)?;
+    t.anybody(secs(5)).map(drop)
 }
 
 /// What the fencing token is for.
 fn plain_register(t: &mut Trial) -> Step {
-    t.must_be_flagged = Some(Fault::Stale);
+    t.must_be_flagged = &[Fault::Stale];
     let first = t.begin(Setup::default())?;
     let host = Trial::holder_of(&first);
     t.random_moment();

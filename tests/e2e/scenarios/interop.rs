@@ -247,10 +247,11 @@ fn classify(t: &Trial, value: &str) -> Step<String> {
     reply.swap_remove(1).text().ok_or_else(|| failure("no tag"))
 }
 
-fn release(t: &Trial, value: &str) -> Step {
+pub fn release(t: &Trial, value: &str) -> Step {
     let [lock, shadow, fence, _] = keys();
     for node in &t.nodes {
-        node.ask(&["EVAL", script!("release.lua"), "3", &lock, &shadow, &fence, value])?;
+        let reply = node.ask(&["EVAL", script!("release.lua"), "3", &lock, &shadow, &fence, value])?;
+        check(matches!(reply, Reply::List(_)), format!("a release was answered with {reply:?}"))?;
     }
     Ok(())
 }
@@ -348,7 +349,7 @@ fn self_blocking(t: &mut Trial) -> Step {
 /// It works on until its next extension, and nobody else can know.
 fn deleted(t: &mut Trial) -> Step {
     prepare(t, Setup::default(), KEEPER)?;
-    t.must_be_flagged = Some(Fault::Overlap);
+    t.must_be_flagged = &[Fault::Overlap];
     t.start_legacy("x", V4)?;
     let old = t.next_child(boot_ns(), NODE_STARTS)?;
     t.start_all()?;
