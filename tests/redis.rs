@@ -46,6 +46,8 @@ macro_rules! sentence {
 mod answers;
 #[path = "redis/bids.rs"]
 mod bids;
+#[path = "redis/compose.rs"]
+mod compose;
 #[path = "redis/connection.rs"]
 mod connection;
 #[path = "redis/run.rs"]
