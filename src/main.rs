@@ -63,7 +63,7 @@ fn main() {
         None => {
             let config = config(file, &env);
             let format = cli.log_format.unwrap_or_else(Format::detect);
-            let queue = LogQueue::start().unwrap_or_else(|error| {
+            let queue = LogQueue::start(format, &config.journal_socket).unwrap_or_else(|error| {
                 eprintln!("keeperd: no thread for the log can be started: {error}");
                 exit(1);
             });

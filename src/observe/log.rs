@@ -6,16 +6,23 @@
 //! output. debug: every round.
 
 use super::plain::plain;
+use crate::output::LogEntries;
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
-use tracing::Level;
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Lines that may wait for stderr, and their bytes. Output of children gets three quarters of it: keeperd's own lines tell why.
 const QUEUE_LINES: usize = 4096;
@@ -28,7 +35,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub enum Format {
     Text,
     Json,
-    /// Text without time stamps, with the priority prefix the journal understands.
+    /// Text without time stamps, with the priority prefix the journal understands; where stderr is the journal, entries with fields.
     Journald,
 }
 
@@ -47,15 +54,22 @@ impl FromStr for Format {
 impl Format {
     /// journald when stderr is the journal, else text.
     pub fn detect() -> Format {
-        let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
-        let stderr = nix::sys::stat::fstat(io::stderr());
-        let is_journal = stderr.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino));
-        if is_journal { Format::Journald } else { Format::Text }
+        if stderr_is_journal() { Format::Journald } else { Format::Text }
     }
 }
 
+fn stderr_is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stderr = nix::sys::stat::fstat(io::stderr());
+    stderr.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
 enum Job {
-    Line(Vec<u8>),
+    Line {
+        text: Vec<u8>,
+        /// Whom it is about.
+        keeper: Option<Box<str>>,
+    },
     /// Answered when everything before it is written.
     Flush(SyncSender<()>),
 }
@@ -76,44 +90,48 @@ impl std::fmt::Debug for LogQueue {
 
 /// There was no room.
 #[derive(Debug)]
-pub struct Full(pub Vec<u8>);
+pub struct Full;
 
 impl LogQueue {
-    /// Starts the writing thread.
+    /// Starts the writing thread; `journal` is where the journal takes entries with fields.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start() -> io::Result<LogQueue> {
+    pub fn start(format: Format, journal: &Path) -> io::Result<LogQueue> {
+        let journal = (format == Format::Journald && stderr_is_journal()).then(|| LogEntries::at(journal));
         let (jobs, queue) = sync_channel(QUEUE_LINES);
         let dropped = Arc::new(AtomicU64::new(0));
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let (lost, waiting) = (Arc::clone(&dropped), Arc::clone(&waiting_bytes));
-        std::thread::Builder::new().name("log".into()).spawn(move || write_lines(&queue, &waiting, &lost))?;
+        std::thread::Builder::new().name("log".into()).spawn(move || write_lines(&queue, journal, &waiting, &lost))?;
         Ok(LogQueue { jobs, waiting_bytes, dropped })
     }
 
-    /// Takes a line of a child's output, or gives it back when there is no room.
+    /// Takes a line of a child's output.
     ///
     /// # Errors
     /// When the queue is full.
-    pub fn try_push(&self, line: Vec<u8>) -> Result<(), Full> {
-        self.push_within(line, QUEUE_BYTES_OUTPUT)
+    pub fn try_push(&self, keeper: &str, line: Vec<u8>) -> Result<(), Full> {
+        self.push_within(line, Some(keeper.into()), QUEUE_BYTES_OUTPUT)
     }
 
-    fn push_within(&self, line: Vec<u8>, limit: usize) -> Result<(), Full> {
-        let length = line.len();
+    /// An event; it is counted where there is no room.
+    fn push(&self, line: Vec<u8>, keeper: Option<Box<str>>) {
+        if self.push_within(line, keeper, QUEUE_BYTES).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn push_within(&self, text: Vec<u8>, keeper: Option<Box<str>>, limit: usize) -> Result<(), Full> {
+        let length = text.len();
         if self.waiting_bytes.load(Ordering::Relaxed) + length > limit {
-            return Err(Full(line));
+            return Err(Full);
         }
         self.waiting_bytes.fetch_add(length, Ordering::Relaxed);
-        match self.jobs.try_send(Job::Line(line)) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(Job::Line(line)) | TrySendError::Disconnected(Job::Line(line))) => {
-                self.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
-                Err(Full(line))
-            }
-            Err(TrySendError::Full(Job::Flush(_)) | TrySendError::Disconnected(Job::Flush(_))) => Ok(()),
-        }
+        self.jobs.try_send(Job::Line { text, keeper }).map_err(|_| {
+            self.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
+            Full
+        })
     }
 
     /// Waits until what was pushed so far is written, at most for `limit`. Never called by the core thread.
@@ -126,14 +144,21 @@ impl LogQueue {
     }
 }
 
-fn write_lines(queue: &Receiver<Job>, waiting_bytes: &AtomicUsize, dropped: &AtomicU64) {
+fn write_lines(
+    queue: &Receiver<Job>,
+    mut journal: Option<LogEntries>,
+    waiting_bytes: &AtomicUsize,
+    dropped: &AtomicU64,
+) {
     let mut stderr = io::stderr();
     loop {
         match queue.recv_timeout(REPORT_EVERY) {
-            Ok(Job::Line(line)) => {
-                // stderr may be closed; there is nowhere to complain.
-                let _ = stderr.write_all(&line);
-                waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
+            Ok(Job::Line { text, keeper }) => {
+                if !journal.as_mut().is_some_and(|journal| journal.send(&text, keeper.as_deref())) {
+                    // stderr may be closed; there is nowhere to complain.
+                    let _ = stderr.write_all(&text);
+                }
+                waiting_bytes.fetch_sub(text.len(), Ordering::Relaxed);
             }
             Ok(Job::Flush(done)) => drop(done.try_send(())),
             Err(RecvTimeoutError::Timeout) => {}
@@ -147,12 +172,9 @@ fn write_lines(queue: &Receiver<Job>, waiting_bytes: &AtomicUsize, dropped: &Ato
     }
 }
 
-/// Makes a writer per event; for the journal each line begins with its syslog priority, which `journalctl -p` filters by.
+/// Makes a writer per event.
 #[derive(Clone, Debug)]
-struct Events {
-    queue: LogQueue,
-    priorities: bool,
-}
+struct Events(LogQueue);
 
 /// One event of tracing, written into the queue as a whole.
 #[derive(Debug)]
@@ -174,10 +196,8 @@ impl Write for LineWriter<'_> {
 
 impl Drop for LineWriter<'_> {
     fn drop(&mut self) {
-        if !self.line.is_empty()
-            && self.queue.push_within(one_line(std::mem::take(&mut self.line)), QUEUE_BYTES).is_err()
-        {
-            self.queue.dropped.fetch_add(1, Ordering::Relaxed);
+        if !self.line.is_empty() {
+            self.queue.push(one_line(std::mem::take(&mut self.line)), None);
         }
     }
 }
@@ -197,26 +217,53 @@ fn one_line(mut line: Vec<u8>) -> Vec<u8> {
 impl<'a> MakeWriter<'a> for Events {
     type Writer = LineWriter<'a>;
     fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter { queue: &self.queue, line: Vec::new() }
+        LineWriter { queue: &self.0, line: Vec::new() }
+    }
+}
+
+/// Events for the journal: each line begins with its syslog priority, which `journalctl -p` filters by.
+struct JournalEvents(LogQueue);
+
+impl<S: Subscriber> Layer<S> for JournalEvents {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        let mut words = Words { text: format!("<{priority}>"), keeper: None };
+        event.record(&mut words);
+        self.0.push(one_line((words.text + "\n").into_bytes()), words.keeper);
+    }
+}
+
+/// The message, its fields, and whom it is about.
+struct Words {
+    text: String,
+    keeper: Option<Box<str>>,
+}
+
+impl Visit for Words {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "keeper" {
+            self.keeper = Some(value.into());
+        }
+        self.record_debug(field, &value);
     }
 
-    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> LineWriter<'a> {
-        let mut writer = self.make_writer();
-        if self.priorities {
-            writer.line.extend_from_slice(match *meta.level() {
-                Level::ERROR => b"<3>",
-                Level::WARN => b"<4>",
-                Level::INFO => b"<6>",
-                Level::DEBUG | Level::TRACE => b"<7>",
-            });
-        }
-        writer
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        // A String takes everything.
+        let _ = match field.name() {
+            "message" => write!(self.text, "{value:?}"),
+            name => write!(self.text, " {name}={value:?}"),
+        };
     }
 }
 
 /// Makes `queue` the place where all events of the process go.
 pub fn install(queue: &LogQueue, format: Format, level: LevelFilter) {
-    let events = Events { queue: queue.clone(), priorities: format == Format::Journald };
+    let events = Events(queue.clone());
     let base = tracing_subscriber::fmt()
         .with_writer(events)
         .with_max_level(level)
@@ -225,7 +272,9 @@ pub fn install(queue: &LogQueue, format: Format, level: LevelFilter) {
     match format {
         Format::Text => base.init(),
         Format::Json => base.json().flatten_event(true).init(),
-        Format::Journald => base.without_time().with_level(false).init(),
+        Format::Journald => {
+            tracing_subscriber::registry().with(level).with(JournalEvents(queue.clone())).init();
+        }
     }
 }
 

@@ -144,7 +144,7 @@ mod tests {
     use crate::keeper::first_view;
     use crate::lock::NodeStatus;
     use crate::observe::board::Panel;
-    use crate::observe::log::LogQueue;
+    use crate::observe::log::{Format, LogQueue};
     use crate::observe::series::Series;
     use crate::output::{Journal, Outlet, Sinks, render_text};
     use nix::sys::signal::Signal;
@@ -155,7 +155,7 @@ mod tests {
         let timing = Timing::new(Duration::from_secs(2), Duration::ZERO).expect("fits");
         let view = first_view("k", timing, start, "started");
         let sinks = Sinks {
-            log: LogQueue::start().expect("a thread"),
+            log: LogQueue::start(Format::Text, Path::new("/nowhere")).expect("a thread"),
             render: render_text,
             journal: Arc::new(Journal::at(Path::new("/nowhere"))),
         };

@@ -82,7 +82,8 @@ pub fn run(config: Config, request: Request, level: LevelFilter, format: Format)
     let mut mask = SigSet::all();
     STOPPING.into_iter().for_each(|signal| mask.remove(signal));
     // Before any thread is started, so that all inherit it.
-    let started = mask.thread_block().map_err(io::Error::from).and_then(|()| LogQueue::start());
+    let started = mask.thread_block().map_err(io::Error::from);
+    let started = started.and_then(|()| LogQueue::start(format, &config.journal_socket));
     let result = started.and_then(|queue| {
         log::install(&queue, format, level);
         let code = in_front(config, request, &queue);

@@ -101,6 +101,46 @@ pub fn entry(keeper: &str, line: &Line) -> Vec<u8> {
     entry
 }
 
+/// keeperd's own log as entries with fields, by a thread that may wait for the journal.
+#[derive(Debug)]
+pub struct LogEntries {
+    path: PathBuf,
+    link: Option<UnixDatagram>,
+}
+
+impl LogEntries {
+    pub fn at(path: &Path) -> LogEntries {
+        LogEntries { path: path.to_owned(), link: None }
+    }
+
+    /// A line that begins with its priority, as in `<6>`. False when the journal does not take it, or is not there.
+    pub fn send(&mut self, line: &[u8], keeper: Option<&str>) -> bool {
+        let [b'<', priority, b'>', message @ ..] = line else { return false };
+        let mut entry = Vec::with_capacity(line.len() + 128);
+        field(&mut entry, "MESSAGE", message.strip_suffix(b"\n").unwrap_or(message));
+        field(&mut entry, "PRIORITY", &[*priority]);
+        field(&mut entry, "SYSLOG_IDENTIFIER", b"keeperd");
+        if let Some(keeper) = keeper {
+            field(&mut entry, "KEEPERD_KEEPER", keeper.as_bytes());
+        }
+        if self.link.is_none() {
+            self.link = self.connect().ok();
+        }
+        let sent = self.link.as_ref().is_some_and(|socket| socket.send(&entry).is_ok());
+        if !sent {
+            // It may have been restarted.
+            self.link = None;
+        }
+        sent
+    }
+
+    fn connect(&self) -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(&self.path)?;
+        Ok(socket)
+    }
+}
+
 /// `NAME=value`, or, for a value that is not plain text, the name, a length of 64 bits, and the bytes.
 fn field(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
     entry.extend_from_slice(name.as_bytes());

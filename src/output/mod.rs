@@ -16,7 +16,7 @@ mod recent;
 mod sink;
 mod split;
 
-pub use journal::Journal;
+pub use journal::{Journal, LogEntries};
 pub use line::{Line, Render, Stream, escaped, render_journald, render_json, render_text, timestamp};
 pub use outlet::{LastWrite, Outlet, Sinks};
 pub use recent::{Follower, Heard, LINES_KEPT};

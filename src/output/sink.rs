@@ -41,7 +41,7 @@ enum Put {
 impl Sink {
     fn try_put(&self, keeper: &str, line: &Arc<Line>) -> Put {
         let taken = match self {
-            Sink::Log { queue, render } => queue.try_push(render(keeper, line)).is_ok(),
+            Sink::Log { queue, render } => queue.try_push(keeper, render(keeper, line)).is_ok(),
             Sink::Journal(journal) => match journal.send(&journal::entry(keeper, line)) {
                 Sent::Yes => true,
                 Sent::NotNow => false,
