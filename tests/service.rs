@@ -3,6 +3,7 @@
 //! How it lives under a real manager is tests/fleet's.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -93,13 +94,20 @@ impl Drop for Service {
 
 impl Service {
     fn start() -> Service {
+        Service::start_with(|daemon, _| {
+            daemon.stderr(Stdio::null());
+        })
+    }
+
+    fn start_with(more: impl FnOnce(&mut Command, &Path)) -> Service {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("keepers.toml"), configuration(folder.path())).expect("our folder");
         let heard = UnixDatagram::bind(folder.path().join("notify")).expect("our folder");
         heard.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut daemon = keeperd(folder.path());
         daemon.env("NOTIFY_SOCKET", folder.path().join("notify"));
-        let process = daemon.stderr(Stdio::null()).spawn().expect("it is built");
+        more(&mut daemon, folder.path());
+        let process = daemon.spawn().expect("it is built");
         let service = Service { process, heard, folder };
         service.hear("1 running here");
         // Its trap is set.
@@ -153,6 +161,7 @@ stop_signal = "SIGINT"
 command = ["bash", "-c", '''
 trap 'echo INT >> {0}/heard; sleep 2; exit 0' INT
 trap 'echo TERM >> {0}/heard' TERM
+echo hello
 : > {0}/began
 while :; do sleep 0.05; done
 ''']
@@ -185,6 +194,55 @@ fn a_stop_longer_than_the_unit_allows_for_is_announced_to_systemd_once() {
     let asked: Vec<&str> =
         heard.iter().map(|text| text.trim_end()).filter(|t| t.contains("EXTEND")).collect();
     assert_eq!(asked, ["EXTEND_TIMEOUT_USEC=30200000"]);
+}
+
+/// Its standard error is the journal's stream, as far as it can tell.
+fn under_the_journal(daemon: &mut Command, folder: &Path) {
+    let stream = fs::File::create(folder.join("stderr")).expect("our folder");
+    let status = stream.metadata().expect("our file");
+    daemon.env("JOURNAL_STREAM", format!("{}:{}", status.dev(), status.ino()));
+    daemon.env("KEEPERD_JOURNAL_SOCKET", folder.join("journal")).stderr(stream);
+}
+
+#[test]
+fn what_the_journal_is_told_of_a_keeper_stands_under_its_name() {
+    let mut journal = None;
+    let service = Service::start_with(|daemon, folder| {
+        let socket = UnixDatagram::bind(folder.join("journal")).expect("our folder");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        journal = Some(socket);
+        under_the_journal(daemon, folder);
+    });
+    let journal = journal.expect("it is bound");
+    let mut buffer = [0; 64 * 1024];
+    // The first entry that begins so, in whatever order they come.
+    let mut seen: Vec<String> = Vec::new();
+    let mut entry = |wanted: &str| loop {
+        if let Some(entry) = seen.iter().find(|entry| entry.starts_with(wanted)) {
+            return entry.clone();
+        }
+        let length = journal.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted}: {error}, {seen:?}"));
+        seen.push(String::from_utf8(buffer[..length].to_vec()).expect("text"));
+    };
+    for about in ["MESSAGE=leader: ", "MESSAGE=child runs ", "MESSAGE=oracle | hello\n"] {
+        let entry = entry(about);
+        let fields = "PRIORITY=6\nSYSLOG_IDENTIFIER=keeperd\nKEEPERD_KEEPER=oracle\n";
+        assert!(entry.ends_with(fields), "{entry}");
+    }
+    service.signal(nix::sys::signal::Signal::SIGTERM);
+    let general = entry("MESSAGE=stopping all keepers");
+    assert!(general.contains("PRIORITY=6") && !general.contains("KEEPERD_KEEPER"), "{general}");
+}
+
+#[test]
+fn a_journal_that_takes_no_entries_is_told_by_the_stream() {
+    let service = Service::start_with(under_the_journal);
+    let text = || fs::read_to_string(service.path("stderr")).expect("our file");
+    let since = Instant::now();
+    while !text().contains("<6>leader: ") {
+        assert!(since.elapsed() < PATIENCE, "{}", text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -103,7 +103,9 @@ impl LogQueue {
         let dropped = Arc::new(AtomicU64::new(0));
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let (lost, waiting) = (Arc::clone(&dropped), Arc::clone(&waiting_bytes));
-        std::thread::Builder::new().name("log".into()).spawn(move || write_lines(&queue, journal, &waiting, &lost))?;
+        std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || write_lines(&queue, journal, &waiting, &lost))?;
         Ok(LogQueue { jobs, waiting_bytes, dropped })
     }
 

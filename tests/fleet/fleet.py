@@ -45,9 +45,12 @@ class Fleet:
 
     def prepare_redis(self, host):
         users = (HERE.parent.parent / "config/redis.acl").read_text().replace("CHANGE-ME", self.password)
-        host.write("/etc/redis/users.acl", users, 0o644)
-        host.write("/etc/redis/redis.conf", "bind 0.0.0.0\nprotected-mode no\ndir /var/lib/redis\nappendonly yes\nappendfsync always\n"
-                   "save \"\"\nmaxmemory-policy noeviction\naclfile /etc/redis/users.acl\n")
+        host.write("/etc/redis/users.acl", users, 0o600)
+        run("chroot", str(host.root), "chown", "redis:", "/etc/redis/users.acl")
+        # As systemd/README.md says.
+        with open(host.root / "etc/redis/redis.conf", "a") as settings:
+            settings.write("bind 0.0.0.0\nappendonly yes\nappendfsync always\nsave \"\"\nmaxmemory-policy noeviction\n"
+                           "aclfile /etc/redis/users.acl\n")
         link = host.root / "etc/systemd/system/multi-user.target.wants/redis-server.service"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to("/lib/systemd/system/redis-server.service")
@@ -231,6 +234,38 @@ class Fleet:
         self.boot([host])
         wait_until("keeperd runs after the boot", SOON_S, lambda: host.show("ActiveState")["ActiveState"] == "active", 0.2)
 
+    def shut_down(self):
+        """In order: systemd stops keeperd before the network goes."""
+        def off(host):
+            host.do("systemctl", "poweroff")
+            host.wait_off()
+
+        host = self.moves("systemctl poweroff", off, SOON_S + TTL_S)
+        for what, keeper, _, _, gap, _ in self.figures:
+            if what == "systemctl poweroff" and gap > 1000 * TTL_S / 2:
+                raise Failed(f"{keeper} was away for {gap} ms: its lease was not released")
+        self.boot([host])
+        wait_until("keeperd runs after the boot", SOON_S, lambda: host.show("ActiveState")["ActiveState"] == "active", 0.2)
+
+    def isolated(self):
+        """What the README says `isolate = "pid"` needs."""
+        host = self.keepers[0]
+        drop_in = "/etc/systemd/system/keeperd.service.d/isolate.conf"
+        text = (HERE / "keepers.toml").read_text()
+        host.write(drop_in, "[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN\nRestrictNamespaces=no\nSystemCallFilter=@mount\n")
+        host.write("/etc/keeperd/keepers.toml", text + "\n[[keeper]]\nname = \"isolated\"\ncommand = [\"sleep\", \"1000\"]\nisolate = \"pid\"\n")
+        host.do("systemctl", "daemon-reload")
+        host.do("systemctl", "restart", "keeperd")
+        wait_until("it runs", SOON_S, lambda: host.ask("pgrep", "-fx", "sleep 1000").strip())
+        namespaces = host.do("cat", f"/proc/{host.ask('pgrep', '-fx', 'sleep 1000').split()[0]}/status").split("NSpid:")[1].splitlines()[0]
+        # Outside, on the host, and in its own.
+        if len(namespaces.split()) < 2 or namespaces.split()[-1] == namespaces.split()[-2]:
+            raise Failed(f"it is not in a namespace of its own: {namespaces}")
+        host.write("/etc/keeperd/keepers.toml", text)
+        (host.root / drop_in.lstrip("/")).unlink()
+        host.do("systemctl", "daemon-reload")
+        host.do("systemctl", "restart", "keeperd")
+
     def cut(self, way):
         host = self.moves(f"network of the host cut, {way}", lambda host: host.cut(way), SOON_S + TTL_S)
         host.heal()
@@ -300,7 +335,7 @@ class Fleet:
         """Who won each term, with which votes; and why each ended whose daemon lived to tell."""
         told_ends = 0
         for life in self.witness.lives.values():
-            told = self.host(life.host).journal("-g", f"keeper=\"{life.keeper}\".* token={life.token} ")
+            told = self.host(life.host).journal(f"KEEPERD_KEEPER={life.keeper}", "-g", f"token={life.token} ")
             if "leader: won the election" not in told:
                 raise Failed(f"nobody says how {life.keeper} came to {life.host}: {told}")
             told_ends += "stepping_down: " in told
@@ -354,6 +389,8 @@ def main():
         ("the same where there are no control groups", fleet.kill_without_cgroups),
         ("a stopped daemon: its lease ends, then the watchdog", fleet.hang),
         ("power-off of a keeper host", fleet.power_off),
+        ("systemctl poweroff of a keeper host: handed over before the network goes", fleet.shut_down),
+        ("a keeper with isolate = \"pid\" runs with the drop-in that the README gives", fleet.isolated),
         ("the network of the holder is cut", lambda: fleet.cut("both")),
         ("it hears nothing", lambda: fleet.cut("in")),
         ("nobody hears it", lambda: fleet.cut("out")),

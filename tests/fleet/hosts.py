@@ -155,6 +155,10 @@ class Host:
         self.nspawn.wait()
         self.init = None
 
+    def wait_off(self):
+        self.nspawn.wait(BOOTS_WITHIN_S)
+        self.init = None
+
     def cut(self, way):
         """`both`: the cable; `in`, `out`: packets of one direction are lost."""
         if way == "both":
