@@ -102,12 +102,21 @@ pub enum Command {
     #[command(after_help = "Example: keeperd step-down pricing-oracle-keeper")]
     StepDown(Named),
     /// Stop a keeper here, and let another host take it, until it is resumed or keeperd restarted.
-    #[command(visible_alias = "stop", after_help = "Example: keeperd pause pricing-oracle-keeper")]
-    Pause(Named),
+    #[command(
+        visible_alias = "stop",
+        after_help = "Examples: keeperd pause pricing-oracle-keeper\n          keeperd pause pricing-oracle-keeper --everywhere && ./deploy"
+    )]
+    Pause {
+        #[command(flatten)]
+        named: Named,
+        /// On no host, until `resume --everywhere`: the Redis nodes know, whichever daemons run and restart.
+        #[arg(long)]
+        everywhere: bool,
+    },
     /// End a pause: this host stands for the keeper again.
     #[command(
         visible_alias = "start",
-        after_help = "Examples: keeperd resume pricing-oracle-keeper\n          keeperd resume --all     after keeperd drain",
+        after_help = "Examples: keeperd resume pricing-oracle-keeper\n          keeperd resume --all     after keeperd drain\n          keeperd resume pricing-oracle-keeper --everywhere",
         group = ArgGroup::new("which").args(["name", "all"]).required(true)
     )]
     Resume {
@@ -116,8 +125,23 @@ pub enum Command {
         /// Every keeper of this host: the end of a drain.
         #[arg(long)]
         all: bool,
+        /// End its pause on all hosts.
+        #[arg(long, requires = "name")]
+        everywhere: bool,
         #[command(flatten)]
         wait: Wait,
+    },
+    /// Free a lock that nobody looks after: one that never expires, or whose holder is gone.
+    ///
+    /// Watches it for half its lease, and refuses if somebody extends it. Forced, it takes the lock from who has it, who stops what he runs,
+    /// and waits until nobody can believe that he still has it: never does a second copy start beside the first.
+    #[command(after_help = "Example: keeperd unlock pricing-oracle-keeper")]
+    Unlock {
+        /// The keeper, or the name of the lock.
+        name: String,
+        /// Also from a holder that is alive.
+        #[arg(long)]
+        force: bool,
     },
     /// Start a keeper's child anew, without giving its lock away.
     #[command(after_help = "Example: keeperd restart pricing-oracle-keeper")]

@@ -571,6 +571,7 @@ impl Shell {
         let election = &self.keeper.election;
         let before = self.view.clone();
         self.view.role = election.role();
+        self.view.paused_everywhere = election.is_paused_everywhere();
         self.view.token = election.token();
         self.view.pid = election.child_pid();
         self.view.valid_until = election.valid_until();
@@ -631,6 +632,7 @@ pub fn first_view(name: &str, timing: Timing, since: WallTime, why: &str) -> Kee
         name: name.to_owned(),
         role: crate::core::event::Role::Standby,
         timing,
+        paused_everywhere: false,
         token: None,
         pid: None,
         valid_until: None,

@@ -34,7 +34,14 @@ fn main() {
         Some(Command::Doctor { json }) => ops::doctor::run(&config(file, &env), json, out),
         Some(Command::Locks { json }) => ops::locks::run(&config(file, &env), json, out),
         Some(Command::StepDown(named)) => one(named, Deed::StepDown, out),
-        Some(Command::Pause(named)) => one(named, Deed::Pause, out),
+        Some(Command::Pause { named: Named { name, wait }, everywhere: true }) => {
+            ops::everywhere::pause(&config(file, &env), &name, wait.into(), out)
+        }
+        Some(Command::Pause { named, everywhere: false }) => one(named, Deed::Pause, out),
+        Some(Command::Resume { name: Some(name), wait, everywhere: true, .. }) => {
+            ops::everywhere::resume(&config(file, &env), &name, wait.into(), out)
+        }
+        Some(Command::Unlock { name, force }) => ops::unlock::run(&config(file, &env), &name, force, out),
         Some(Command::Resume { name: Some(name), wait, .. }) => one(Named { name, wait }, Deed::Resume, out),
         Some(Command::Resume { name: None, wait, .. }) => ops::steer::resume_all(&socket(), wait.into(), out),
         Some(Command::Restart(named)) => one(named, Deed::Restart, out),

@@ -50,6 +50,8 @@ mod bids;
 mod compose;
 #[path = "redis/connection.rs"]
 mod connection;
+#[path = "redis/pauses.rs"]
+mod pauses;
 #[path = "redis/run.rs"]
 mod run;
 #[path = "redis/secure.rs"]

@@ -2,7 +2,7 @@
 
 use super::lease::{FencingToken, NodeId};
 use super::preference::Bid;
-use super::request::Holder;
+use super::request::{Holder, Pause};
 use super::restart::{Ending, Exit};
 use super::round::ExtensionOutcome;
 use std::time::Duration;
@@ -54,6 +54,10 @@ pub enum Reason {
     },
     /// A quorum of nodes has the bid of a host that this host's file prefers.
     Outbid(Bid),
+    /// A quorum of nodes says that no host may run it.
+    PausedEverywhere(Pause),
+    /// And so many say otherwise that none can any more.
+    ResumedEverywhere,
     /// Tree dead and lock released.
     Released,
     CooldownOver,
@@ -89,6 +93,8 @@ pub enum Refusal {
     NothingRuns,
     /// It ends, and takes no more commands.
     Ending,
+    /// Not this host alone is paused.
+    PausedEverywhere,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -114,6 +120,7 @@ pub enum Said {
     Foreign,
     Held,
     Quarantined,
+    Paused,
     Late,
     Refused,
     /// Nothing yet: it was decided without this node.
@@ -128,6 +135,7 @@ impl Refusal {
             Refusal::NotHeld => "this host does not hold it, so there is nothing to hand over",
             Refusal::NothingRuns => "it does not run on this host, so there is nothing to restart",
             Refusal::Ending => "keeperd is ending",
+            Refusal::PausedEverywhere => "it is paused on all hosts: keeperd resume --everywhere ends that",
         }
     }
 }

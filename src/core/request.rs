@@ -63,6 +63,11 @@ pub enum LookAnswer {
     Quarantined {
         remaining: Duration,
     },
+    /// It grants nobody this lock; who has it all the same.
+    Paused {
+        pause: Pause,
+        held: Option<Held>,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -81,6 +86,8 @@ pub enum AcquireAnswer {
     Quarantined {
         remaining: Duration,
     },
+    /// It grants nobody this lock.
+    Paused(Pause),
     /// The attempt's deadline has passed on the node.
     Late,
     /// This value was released there before (R15).
@@ -146,6 +153,14 @@ pub struct Holder {
     pub pid: u32,
 }
 
+/// An operator's wish that no host runs a keeper. It counts where a quorum of nodes has it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Pause {
+    /// From where it was asked.
+    pub host: String,
+    pub since: WallTime,
+}
+
 /// Whether a node can be asked at all.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum NodeChange {
@@ -168,6 +183,12 @@ pub enum FromNode {
     /// Somebody touched a key this keeper tracks there. Only a hint.
     Touched {
         node: NodeId,
+    },
+    /// An extension or a check found a pause there. It comes before the answer of that request.
+    Paused {
+        node: NodeId,
+        ticket: Ticket,
+        pause: Pause,
     },
     /// An extension found a bid there. It comes before the extension's own answer.
     Bid {

@@ -20,6 +20,8 @@ pub struct KeeperView {
     pub name: String,
     pub role: Role,
     pub timing: Timing,
+    /// The role is that of all hosts, not asked of this one.
+    pub paused_everywhere: bool,
     pub token: Option<FencingToken>,
     pub pid: Option<u32>,
     pub valid_until: Option<Instant>,

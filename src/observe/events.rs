@@ -2,9 +2,10 @@
 
 use crate::core::event::{Command, ElectionOutcome, Event, Reason, Role, Said};
 use crate::core::lease::NodeId;
+use crate::core::request::Pause;
 use crate::core::restart::{Ending, Exit};
 use crate::core::round::ExtensionOutcome;
-use crate::observe::status::role_name;
+use crate::observe::status::{rfc3339, role_name};
 use std::fmt::Write;
 
 /// Writes an event of `keeper` to the log; `nodes` are the nodes' names, in order.
@@ -190,6 +191,10 @@ pub fn say_reason(reason: &Reason) -> String {
         Reason::Outbid(bid) => {
             format!("{}, preferred with priority {}, asks for it", bid.host, bid.priority.0)
         }
+        Reason::PausedEverywhere(Pause { host, since }) => {
+            format!("paused everywhere by {host} at {}", rfc3339(*since))
+        }
+        Reason::ResumedEverywhere => "the pause everywhere is over".into(),
         Reason::Released => "the lock is released".into(),
         Reason::CooldownOver => "the cooldown is over".into(),
         Reason::Resumed => "resumed".into(),
@@ -233,6 +238,7 @@ fn said_name(said: Said) -> &'static str {
         Said::Foreign => "foreign",
         Said::Held => "held",
         Said::Quarantined => "quarantined",
+        Said::Paused => "paused",
         Said::Late => "late",
         Said::Refused => "refused",
         Said::Pending => "pending",

@@ -69,7 +69,7 @@ impl EndReason {
         Some(match reason {
             Reason::Command(Command::StepDown) => EndReason::StepDown,
             Reason::Outbid(_) => EndReason::Outbid,
-            Reason::Command(Command::Pause) => EndReason::Pause,
+            Reason::Command(Command::Pause) | Reason::PausedEverywhere(_) => EndReason::Pause,
             Reason::Command(Command::Retire) => EndReason::Reload,
             Reason::Command(Command::Drain | Command::Kill) => EndReason::Stop,
             Reason::Evicted | Reason::Foreign | Reason::LeaseEnding | Reason::GuardStopped => {
@@ -88,6 +88,7 @@ impl EndReason {
             | Reason::Won
             | Reason::NotElected(_)
             | Reason::PolicyFinished { .. }
+            | Reason::ResumedEverywhere
             | Reason::Released
             | Reason::CooldownOver
             | Reason::Resumed => return None,

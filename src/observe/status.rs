@@ -45,6 +45,9 @@ pub struct Keeper {
     /// Length of the lease; beyond the contract, which it leaves as it is.
     #[serde(default)]
     pub ttl_ms: u64,
+    /// By `pause --everywhere`, and so not resumed here alone; beyond the contract, which it leaves as it is.
+    #[serde(default)]
+    pub paused_everywhere: bool,
     /// The last runs on this host, oldest first; beyond the contract, which it leaves as it is.
     #[serde(default)]
     pub history: Vec<Run>,
@@ -176,6 +179,7 @@ fn keeper(view: KeeperView, output: Option<Output>, now: Instant) -> Keeper {
     Keeper {
         name: view.name,
         role: role_name(view.role).to_owned(),
+        paused_everywhere: view.paused_everywhere,
         token: view.token.map(|token| token.0),
         pid: view.pid,
         lease_remaining_ms: view.valid_until.map(|until| millis(until.since(now))),
@@ -245,6 +249,6 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn rfc3339(at: WallTime) -> String {
+pub fn rfc3339(at: WallTime) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_micros(at.as_micros())).to_string()
 }

@@ -1,9 +1,11 @@
 //! `keeperd locks`: every lock under the prefix, over all nodes.
 
 use crate::config::{Config, LockConfig, RedisConfig};
+use crate::core::event::Reason;
 use crate::core::request::Holder;
 use crate::lock::local;
 use crate::lock::redis::survey::{LOCKS_MAX, Left, Locks, Visit};
+use crate::observe::events::say_reason;
 use crate::observe::plain::plain;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -149,8 +151,9 @@ fn of_nodes(prefix: &str, asked: Visited<Locks>) -> Document {
         for (_, lock) in &seen {
             *votes.entry(lock.value.as_deref()).or_default() += 1;
         }
-        let most = votes.iter().max_by_key(|(value, votes)| (**votes, **value));
-        let (value, votes_of_it) = most.map_or((None, 0), |(value, votes)| (*value, *votes));
+        let most = votes.iter().max_by_key(|(value, votes)| (value.is_some(), **votes, **value));
+        let (value, votes_of_it) =
+            most.map_or((None, 0), |(value, votes)| (*value, value.map_or(0, |_| *votes)));
         let of_it: Vec<_> = seen.iter().filter(|(_, lock)| lock.value.as_deref() == value).collect();
         let mut anomalies = Vec::new();
         let ever: Vec<&str> =
@@ -158,10 +161,16 @@ fn of_nodes(prefix: &str, asked: Visited<Locks>) -> Document {
         if !ever.is_empty() {
             anomalies.push(format!("never expires on {}", ever.join(", ")));
         }
-        if votes.len() > 1 {
-            anomalies.push(format!("{} different values", votes.len()));
+        let values = votes.keys().flatten().count();
+        if values > 1 {
+            anomalies.push(format!("{values} different values"));
         }
-        if votes_of_it <= count / 2 {
+        let pauses: Vec<_> = seen.iter().filter_map(|(_, lock)| lock.paused.clone()).collect();
+        if let Some(pause) = pauses.first().cloned() {
+            let (on, pause) = (pauses.len(), say_reason(&Reason::PausedEverywhere(pause)));
+            anomalies.push(format!("{pause}, says {on} of {count} nodes"));
+        }
+        if value.is_some() && votes_of_it <= count / 2 {
             anomalies.push("only on a minority of the nodes: nobody holds it".into());
         }
         // What it has on a quorum, or on as many nodes as have it.
@@ -169,8 +178,8 @@ fn of_nodes(prefix: &str, asked: Visited<Locks>) -> Document {
         lefts.sort();
         lefts.reverse();
         let ttl_ms = match lefts.get((count / 2).min(lefts.len().saturating_sub(1))) {
-            Some(Left::For(left)) => Some(left.as_millis() as u64),
-            Some(Left::Ever) | None => None,
+            Some(Left::For(left)) if value.is_some() => Some(left.as_millis() as u64),
+            Some(Left::For(_) | Left::Ever) | None => None,
         };
         Lock {
             name: name.to_owned(),
@@ -239,9 +248,10 @@ fn print(document: &Document, out: &mut dyn Write) -> io::Result<()> {
                 writeln!(out, " {votes:>5} {left:>9} {token:>17}  {}", plain(host))?;
                 writeln!(out, "    keeperd's pid {pid} on that host")?;
             }
+            None if lock.value.is_none() => writeln!(out, " {votes:>5} {left:>9} {token:>17}  nobody")?,
             None => {
                 writeln!(out, " {votes:>5} {left:>9} {token:>17}  not a keeperd")?;
-                let value = lock.value.as_deref().unwrap_or("-");
+                let value = lock.value.as_deref().unwrap_or_default();
                 writeln!(out, "    value {}", plain(value))?;
             }
         }

@@ -4,6 +4,8 @@ pub mod check;
 pub mod client;
 pub mod completions;
 pub mod doctor;
+pub mod everywhere;
+pub mod hand;
 pub mod locks;
 pub mod logs;
 pub mod man;
@@ -13,6 +15,7 @@ pub mod socket;
 pub mod status;
 pub mod steer;
 pub mod terminal;
+pub mod unlock;
 pub mod view;
 
 /// The exit code of a command that only prints.

@@ -70,7 +70,7 @@ pub fn drain(socket: &Path, until: Until, manner: Manner, out: &mut dyn Write) -
 
 /// Ends a drain, and every pause on this host; the exit code.
 pub fn resume_all(socket: &Path, manner: Manner, out: &mut dyn Write) -> i32 {
-    let resumed = |keeper: &Keeper| !is_paused(keeper);
+    let resumed = |keeper: &Keeper| !is_paused(keeper) || keeper.paused_everywhere;
     client::finish(
         Talk::open(socket, manner).and_then(|talk| talk.all("/v1/resume", resumed, SUCCESSOR_OF_PAUSED, out)),
     )

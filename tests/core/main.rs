@@ -8,6 +8,7 @@ mod election;
 mod extension;
 mod found;
 mod health;
+mod pause;
 mod preference;
 mod random;
 mod standby;

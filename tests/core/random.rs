@@ -93,6 +93,10 @@ struct Sim {
     launches: u64,
 }
 
+fn a_pause() -> Pause {
+    Pause { host: "other".into(), since: WallTime::from_micros(1) }
+}
+
 fn rival_bid() -> Bid {
     Bid { host: "other".into(), priority: Priority(10) }
 }
@@ -469,7 +473,10 @@ impl Sim {
                 Request::Look => Answer::Look(match (wild, self.dice.roll(3)) {
                     (true, 0) => LookAnswer::Held(other()),
                     (true, 1) => LookAnswer::Quarantined { remaining: ms(30) },
-                    _ => match node.holds {
+                    (true, _) => {
+                        LookAnswer::Paused { pause: a_pause(), held: self.dice.chance(50).then(other) }
+                    }
+                    (false, _) => match node.holds {
                         Some((v, ends)) => LookAnswer::Held(held(v, ends.since(now))),
                         None => LookAnswer::Free { token: node.token },
                     },
@@ -479,6 +486,7 @@ impl Sim {
                         (true, 0) => AcquireAnswer::Held(other()),
                         (true, 1) => AcquireAnswer::Quarantined { remaining: ms(30) },
                         (true, 2) => AcquireAnswer::Late,
+                        (true, 5) => AcquireAnswer::Paused(a_pause()),
                         (true, 3) => AcquireAnswer::Clock {
                             node_wall: WallTime::from_micros(self.wall - 9),
                             token: node.token,
@@ -623,7 +631,13 @@ impl Sim {
                 0..=4 => self.flap(n, false),
                 5..=30 => self.flap(n, true),
                 31..=36 => self.nodes[n].slow_until = self.now + ms(self.dice.roll(400)),
-                37..=38 => self.nodes[n].holds = None,
+                37 => self.nodes[n].holds = None,
+                38 => {
+                    let pause =
+                        FromNode::Paused { node: NodeId(n as u8), ticket: self.last, pause: a_pause() };
+                    self.say("pause".to_owned());
+                    self.election.handle_node(self.now(), pause);
+                }
                 41..=42 => self.nodes[n].holds = Some((5, self.now + ms(self.dice.roll(500)))),
                 39 => {
                     let bid = FromNode::Bid { node: NodeId(n as u8), ticket: self.last, bid: rival_bid() };

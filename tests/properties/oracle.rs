@@ -12,7 +12,7 @@ use keeperd::core::event::Command;
 use keeperd::core::lease::{FencingToken, NodeId, Quorum, Value};
 use keeperd::core::preference::{Bid, Preference, Priorities, Priority};
 use keeperd::core::request::{
-    AcquireAnswer, Answer, ExtendAnswer, FromNode, Held, Holder, LookAnswer, NodeChange, RaiseAnswer,
+    AcquireAnswer, Answer, ExtendAnswer, FromNode, Held, Holder, LookAnswer, NodeChange, Pause, RaiseAnswer,
     RepairAnswer, Request, RoundId, Ticket,
 };
 use keeperd::core::restart::{Exit, RestartRules};
@@ -228,6 +228,7 @@ impl Driver {
         self.node(match how % 4 {
             0 => FromNode::Change { node, change: NodeChange::Lost },
             1 | 2 => FromNode::Change { node, change: NodeChange::Serving },
+            _ if how & 0x70 == 0x70 => FromNode::Paused { node, ticket: self.newest(), pause: pause(how) },
             _ if how & 0x30 == 0x30 => self.bid(node, how),
             _ => FromNode::Touched { node },
         });
@@ -235,11 +236,15 @@ impl Driver {
 
     /// One that may have come with the last extension.
     fn bid(&self, node: NodeId, how: u16) -> FromNode {
-        let newest = self.open.iter().chain(&self.old).max_by_key(|asked| asked.ticket.round);
-        let ticket = newest.map_or(Ticket { round: RoundId(0), sent: self.now }, |asked| asked.ticket);
-        let host = if how & 0x40 == 0 { "other" } else { "third" };
+        let ticket = self.newest();
+        let host = if how & 0x80 == 0 { "other" } else { "third" };
         let bid = Bid { host: host.to_owned(), priority: Priority(i32::from(how >> 8)) };
         FromNode::Bid { node, ticket, bid }
+    }
+
+    fn newest(&self) -> Ticket {
+        let newest = self.open.iter().chain(&self.old).max_by_key(|asked| asked.ticket.round);
+        newest.map_or(Ticket { round: RoundId(0), sent: self.now }, |asked| asked.ticket)
     }
 
     /// Another host takes a node, or gives it back.
@@ -450,7 +455,8 @@ fn absurd(request: &Request, how: u16) -> Answer {
         Request::Look => Answer::Look(match pick {
             0..=6 => LookAnswer::Free { token },
             7..=12 => LookAnswer::Held(held(how, token)),
-            _ => LookAnswer::Quarantined { remaining: Duration::from_millis(u64::from(how)) },
+            13 => LookAnswer::Quarantined { remaining: Duration::from_millis(u64::from(how)) },
+            _ => LookAnswer::Paused { pause: pause(how), held: (how & 0x400 != 0).then(|| held(how, token)) },
         }),
         Request::Acquire { proposal, .. } => Answer::Acquire(match pick {
             0..=3 => AcquireAnswer::Granted { token: if hoped { *proposal } else { token } },
@@ -459,6 +465,7 @@ fn absurd(request: &Request, how: u16) -> Answer {
             10 => AcquireAnswer::Quarantined { remaining: Duration::MAX },
             11 => AcquireAnswer::Late,
             12 => AcquireAnswer::Released,
+            13 => AcquireAnswer::Paused(pause(how)),
             _ => AcquireAnswer::Clock { node_wall: WallTime::from_micros(u64::from(how)), token },
         }),
         Request::Raise { .. } => Answer::Raise(match pick {
@@ -481,6 +488,10 @@ fn absurd(request: &Request, how: u16) -> Answer {
         Request::Release { .. } => Answer::Released,
         Request::Bid { .. } => Answer::Noted,
     }
+}
+
+fn pause(how: u16) -> Pause {
+    Pause { host: "other".to_owned(), since: WallTime::from_micros(u64::from(how)) }
 }
 
 fn held(how: u16, token: FencingToken) -> Held {

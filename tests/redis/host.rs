@@ -4,7 +4,7 @@ use super::server::Server;
 use keeperd::clock;
 use keeperd::core::lease::{FencingToken, NodeId, Value};
 use keeperd::core::preference::{Bid, Priority};
-use keeperd::core::request::{Answer, FromNode, NodeChange, Request, RoundId, Ticket};
+use keeperd::core::request::{Answer, FromNode, NodeChange, Pause, Request, RoundId, Ticket};
 use keeperd::core::time::Instant;
 use keeperd::lock::redis::{Access, Address, Login, NodeState, Nodes, Pem, Settings};
 use keeperd::lock::{Ask, Claim, Identity, KeeperId};
@@ -29,6 +29,7 @@ pub struct Host {
     touched: u32,
     /// What the last extension found.
     pub bid: Option<Bid>,
+    pub pause: Option<Pause>,
     pub changes: Vec<(NodeId, NodeChange)>,
     round: u64,
     _end: DropGuard,
@@ -61,7 +62,7 @@ impl Host {
         let claim = Claim { key: KEY.to_owned(), ttl: TTL, node_timeout: options.node_timeout };
         let keeper = nodes.register(claim, sender);
         let _end = cancel.drop_guard();
-        Host { nodes, keeper, inbox, touched: 0, bid: None, changes: Vec::new(), round: 0, _end }
+        Host { nodes, keeper, inbox, touched: 0, bid: None, pause: None, changes: Vec::new(), round: 0, _end }
     }
 
     /// Connected, and voting without a quarantine.
@@ -80,6 +81,10 @@ impl Host {
             FromNode::Touched { .. } => self.touched += 1,
             FromNode::Change { node, change } => self.changes.push((*node, *change)),
             FromNode::Answer { .. } => {}
+            FromNode::Paused { ticket, pause, .. } => {
+                assert_eq!(ticket.round.0, self.round, "a pause comes before the answer it came with");
+                self.pause = Some(pause.clone());
+            }
             FromNode::Bid { ticket, bid, .. } => {
                 assert_eq!(ticket.round.0, self.round, "a bid comes before the answer it came with");
                 self.bid = Some(bid.clone());
@@ -135,6 +140,7 @@ impl Host {
     pub async fn ask(&mut self, request: Request) -> Answer {
         self.round += 1;
         self.bid = None;
+        self.pause = None;
         let ticket = Ticket { round: RoundId(self.round), sent: clock::boot() };
         self.nodes.ask(self.keeper, ONE, Ask { ticket, request });
         let answered = async {

@@ -532,6 +532,9 @@ impl World {
             Reason::NeverStarted => Mark::StopsNeverStarted,
             Reason::GaveUp { .. } => Mark::StopsGaveUp,
             Reason::PolicyFinished { .. } => Mark::Finishes,
+            Reason::PausedEverywhere(_) if to == Role::SteppingDown => Mark::StopsPausedEverywhere,
+            Reason::PausedEverywhere(_) => Mark::PausedEverywhere,
+            Reason::ResumedEverywhere => Mark::ResumedEverywhere,
             Reason::CooldownOver => Mark::CooldownOver,
             Reason::Resumed => Mark::Resumed,
             Reason::Command(command) if matches!(from, Role::Leader | Role::Finished) => match command {

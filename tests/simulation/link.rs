@@ -4,8 +4,8 @@
 use crate::clock::{MS, NEVER, Nanos, SEC, US};
 use crate::core::lease::{FencingToken, NodeId, Value};
 use crate::core::request::{
-    AcquireAnswer, Answer, ExtendAnswer, FromNode, NodeChange, RaiseAnswer, RepairAnswer, Request, RoundId,
-    Ticket,
+    AcquireAnswer, Answer, ExtendAnswer, FromNode, LookAnswer, NodeChange, RaiseAnswer, RepairAnswer,
+    Request, RoundId, Ticket,
 };
 use crate::core::time::Instant;
 use crate::coverage::Mark;
@@ -863,17 +863,20 @@ impl World {
                 What::Acquire(value, _),
                 Answer::Acquire(AcquireAnswer::Granted { .. } | AcquireAnswer::Mine { .. }),
             ) => Some(*value),
-            (What::Look, Answer::Look(crate::core::request::LookAnswer::Held(held)))
-                if held.holder.is_none() =>
-            {
-                crate::node::parse(&held.value)
-            }
+            (
+                What::Look,
+                Answer::Look(LookAnswer::Held(held) | LookAnswer::Paused { held: Some(held), .. }),
+            ) if held.holder.is_none() => crate::node::parse(&held.value),
             _ => None,
         };
         self.mark_answer(&reply.answer, h, flight.sent);
         if let Some(bid) = reply.bid {
             let bid = FromNode::Bid { node: NodeId(id(n)), ticket: flight.ticket, bid };
             self.hear(h, Heard::Node(bid), Cause::Other);
+        }
+        if let Some(pause) = reply.pause {
+            let pause = FromNode::Paused { node: NodeId(id(n)), ticket: flight.ticket, pause };
+            self.hear(h, Heard::Node(pause), Cause::Other);
         }
         self.tell_answer(l, flight, reply.answer);
         if let Some(value) = watch.filter(|_| self.setup.tracking && self.links[l].is_serving()) {
@@ -925,15 +928,16 @@ impl World {
     }
 
     fn mark_answer(&mut self, answer: &Answer, h: usize, sent: Instant) {
-        use crate::core::request::LookAnswer;
         let mark = match answer {
             Answer::Look(LookAnswer::Free { .. }) => Mark::LookFree,
             Answer::Look(LookAnswer::Held(_)) => Mark::LookHeld,
             Answer::Look(LookAnswer::Quarantined { .. }) => Mark::LookQuarantined,
+            Answer::Look(LookAnswer::Paused { .. }) => Mark::LookPaused,
             Answer::Acquire(AcquireAnswer::Granted { .. }) => Mark::AcquireGranted,
             Answer::Acquire(AcquireAnswer::Mine { .. }) => Mark::AcquireMine,
             Answer::Acquire(AcquireAnswer::Held(_)) => Mark::AcquireHeld,
             Answer::Acquire(AcquireAnswer::Quarantined { .. }) => Mark::AcquireQuarantined,
+            Answer::Acquire(AcquireAnswer::Paused(_)) => Mark::AcquirePaused,
             Answer::Acquire(AcquireAnswer::Late) => Mark::AcquireLate,
             Answer::Acquire(AcquireAnswer::Clock { .. }) => Mark::AcquireClock,
             Answer::Raise(RaiseAnswer::Accepted) => Mark::RaiseAccepted,

@@ -6,7 +6,7 @@ use crate::coverage::Mark;
 use crate::guard::State;
 use crate::host::Slot;
 use crate::mutants::Mutant;
-use crate::node::{Data, LOCK};
+use crate::node::{Data, FENCE, LOCK};
 use crate::say;
 use crate::setup::{Kind, Mode};
 use crate::world::{Ev, Kept, World, id};
@@ -71,6 +71,10 @@ pub enum Fault {
         nodes: u8,
     },
     HandDel {
+        nodes: u8,
+    },
+    /// Paused on all hosts for a while, by all nodes or some.
+    PauseEverywhere {
         nodes: u8,
     },
     ClockAhead {
@@ -150,7 +154,8 @@ impl World {
         match self.dice.below(100) {
             0..10 => Fault::FreezeDaemon { host },
             10..12 => Fault::WakeAtStop { host },
-            12..19 => Fault::KillDaemon { host },
+            12..17 => Fault::KillDaemon { host },
+            17..19 => Fault::PauseEverywhere { nodes: self.some_nodes() },
             19..26 => Fault::Order { host, command },
             26..30 => Fault::FreezeGuard { host },
             30..33 => Fault::KillGuard { host },
@@ -162,7 +167,7 @@ impl World {
             44..46 => Fault::RollingRestart { node },
             46..51 => Fault::NodeFreeze { node },
             51..54 => Fault::Flush { nodes: id(1 + self.dice.pick((1 << self.setup.nodes) - 1)) },
-            54..58 => Fault::HandDel { nodes: self.nodes_to_delete() },
+            54..58 => Fault::HandDel { nodes: self.some_nodes() },
             58..61 => Fault::ClockAhead { node },
             61..63 => Fault::ClockBack { node },
             63..64 => Fault::ClockStrobe { node },
@@ -176,7 +181,7 @@ impl World {
         }
     }
 
-    fn nodes_to_delete(&mut self) -> u8 {
+    fn some_nodes(&mut self) -> u8 {
         let all = (1 << self.setup.nodes) - 1;
         if self.dice.coin() { id(all) } else { id(1 + self.dice.pick(all)) }
     }
@@ -224,6 +229,8 @@ impl World {
             Fault::NodeFreeze { node } => self.freeze_node(node as usize),
             Fault::Flush { nodes } => self.flush(nodes),
             Fault::HandDel { nodes } => self.delete_by_hand(nodes),
+            Fault::PauseEverywhere { nodes } if tries > 0 => self.resume_everywhere(nodes),
+            Fault::PauseEverywhere { nodes } => self.pause_everywhere(nodes),
             Fault::ClockAhead { node } => self.clock_ahead(node as usize, fault, tries),
             Fault::ClockBack { node } => self.clock_back(node as usize),
             Fault::ClockStop { node } => self.clock_stop(node as usize),
@@ -527,6 +534,32 @@ impl World {
         }
         self.pushes(n, None);
         self.oracle.dirty = true;
+    }
+
+    fn pause_everywhere(&mut self, nodes: u8) -> bool {
+        let until = self.now + self.spell();
+        for n in 0..self.setup.nodes {
+            let node = &mut self.nodes[n];
+            if nodes & (1 << n) != 0 && node.up && self.now >= node.frozen_until {
+                node.data.paused_until = until;
+                node.touched |= LOCK | FENCE;
+                self.pushes(n, None);
+            }
+        }
+        self.lasts(until);
+        self.push(until, Ev::Again { fault: Fault::PauseEverywhere { nodes }, tries: 1 });
+        true
+    }
+
+    fn resume_everywhere(&mut self, nodes: u8) -> bool {
+        for n in 0..self.setup.nodes {
+            let node = &mut self.nodes[n];
+            if nodes & (1 << n) != 0 && node.up && self.now >= node.frozen_until {
+                node.touched |= FENCE;
+                self.pushes(n, None);
+            }
+        }
+        true
     }
 
     // ── clocks of nodes ──

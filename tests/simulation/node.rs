@@ -4,7 +4,7 @@ use crate::clock::{NEVER, Nanos, NodeClock, US};
 use crate::core::lease::{FencingToken, Value};
 use crate::core::preference::{Bid, Priority};
 use crate::core::request::{
-    AcquireAnswer, Answer, ExtendAnswer, Held, Holder, LookAnswer, RaiseAnswer, RepairAnswer, Request,
+    AcquireAnswer, Answer, ExtendAnswer, Held, Holder, LookAnswer, Pause, RaiseAnswer, RepairAnswer, Request,
 };
 use crate::core::time::WallTime;
 use crate::mutants::Mutant;
@@ -47,6 +47,8 @@ pub struct Data {
     pub fence: Fence,
     pub marker: Option<Marker>,
     bid: Option<Offer>,
+    /// In true time: whoever resumes does so wherever it was paused, also on a node that was away.
+    pub paused_until: Nanos,
 }
 
 /// A preferred host's bid.
@@ -71,6 +73,7 @@ pub struct Reply {
     pub answer: Answer,
     pub marker: MarkerSeen,
     pub bid: Option<Bid>,
+    pub pause: Option<Pause>,
 }
 
 impl Reply {
@@ -112,6 +115,8 @@ pub struct Node {
     pub track_lock: u32,
     pub track_fence: u32,
     pub touched: u8,
+    /// Just now.
+    paused: bool,
     pub mutant: Option<Mutant>,
 }
 
@@ -130,6 +135,7 @@ impl Node {
             track_lock: 0,
             track_fence: 0,
             touched: 0,
+            paused: false,
             mutant,
         }
     }
@@ -230,6 +236,7 @@ impl Node {
         let us = self.clock.us(t);
         self.expire(us);
         let mut marker = MarkerSeen::Unsaid;
+        self.paused = t < self.data.paused_until;
         let answer = match request {
             Request::Look => Answer::Look(self.look(us, terms, &mut marker)),
             Request::Acquire { value, proposal, .. } => {
@@ -258,7 +265,8 @@ impl Node {
             matches!((request, &answer), (Request::Extend { .. }, Answer::Extend(ExtendAnswer::Ok)));
         let bid = self.data.bid.filter(|bid| renewed && us / 1000 <= bid.expires_ms);
         let bid = bid.map(|bid| Bid { host: name(bid.host), priority: bid.priority });
-        Reply { us, answer, marker, bid }
+        let paused = self.paused && answer == Answer::Extend(ExtendAnswer::Ok);
+        Reply { us, answer, marker, bid, pause: paused.then(pause) }
     }
 
     fn take_bid(&mut self, us: u64, priority: Priority, terms: &Terms) {
@@ -289,8 +297,11 @@ impl Node {
         if self.is(Mutant::NoQuarantine) || self.is(Mutant::MarkerOnConnectOnly) {
             left = 0;
         }
-        if self.lock().or(self.shadow()).is_some() {
-            LookAnswer::Held(self.held(us))
+        let held = self.lock().or(self.shadow()).map(|_| self.held(us));
+        if self.paused {
+            LookAnswer::Paused { pause: pause(), held }
+        } else if let Some(held) = held {
+            LookAnswer::Held(held)
         } else if left > 0 {
             LookAnswer::Quarantined { remaining: Duration::from_micros(left) }
         } else {
@@ -327,6 +338,9 @@ impl Node {
         let foreign = self.lock().is_some() || self.shadow().is_some_and(|shade| shade != value);
         if foreign {
             return AcquireAnswer::Held(self.held(us));
+        }
+        if self.paused {
+            return AcquireAnswer::Paused(pause());
         }
         let next = fence.t + 1;
         let node_wall = WallTime::from_micros(us);
@@ -541,6 +555,10 @@ impl Node {
             _ => quarantine,
         }
     }
+}
+
+fn pause() -> Pause {
+    Pause { host: name(0), since: WallTime::default() }
 }
 
 /// Of a host.

@@ -144,7 +144,10 @@ impl Attempt {
                 cx.emit(Event::ClockAhead { node, ahead_us });
                 self.clocks.insert(node, *node_wall);
             }
-            AcquireAnswer::Quarantined { .. } | AcquireAnswer::Late | AcquireAnswer::Released => {}
+            AcquireAnswer::Quarantined { .. }
+            | AcquireAnswer::Paused(_)
+            | AcquireAnswer::Late
+            | AcquireAnswer::Released => {}
         }
     }
 
@@ -305,6 +308,7 @@ impl Attempt {
                 AcquireAnswer::Granted { .. }
                 | AcquireAnswer::Mine { .. }
                 | AcquireAnswer::Quarantined { .. }
+                | AcquireAnswer::Paused(_)
                 | AcquireAnswer::Late
                 | AcquireAnswer::Released
                 | AcquireAnswer::Clock { .. } => None,
@@ -405,6 +409,7 @@ impl Attempt {
             AcquireAnswer::Granted { .. } | AcquireAnswer::Mine { .. } => Said::Granted,
             AcquireAnswer::Held(_) => Said::Held,
             AcquireAnswer::Quarantined { .. } => Said::Quarantined,
+            AcquireAnswer::Paused(_) => Said::Paused,
             AcquireAnswer::Late => Said::Late,
             AcquireAnswer::Released | AcquireAnswer::Clock { .. } => Said::Refused,
         })

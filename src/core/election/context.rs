@@ -227,6 +227,7 @@ pub(super) fn look_votes(round: &Round<LookAnswer>) -> Vec<(NodeId, Said)> {
         LookAnswer::Free { .. } => Said::Free,
         LookAnswer::Held(_) => Said::Held,
         LookAnswer::Quarantined { .. } => Said::Quarantined,
+        LookAnswer::Paused { .. } => Said::Paused,
     })
 }
 

@@ -8,7 +8,7 @@ use super::{Action, Change, Timer};
 use crate::core::event::{Event, Reason, Said};
 use crate::core::lease::{NodeId, NodeMap};
 use crate::core::preference::Bid;
-use crate::core::request::{ExtendAnswer, Request, RoundId, Ticket};
+use crate::core::request::{ExtendAnswer, Pause, Request, RoundId, Ticket};
 use crate::core::round::{ExtensionOutcome, Round, judge};
 use crate::core::time::Instant;
 use std::time::Duration;
@@ -52,8 +52,9 @@ pub(super) struct Extension {
     pub recent: [RoundId; ROUNDS_KEPT],
     pub renewed_at: Instant,
     pub last_votes: Vec<(NodeId, Said)>,
-    /// Bids that came with this round's answers.
+    /// Bids and pauses that came with this round's answers.
     pub bids: NodeMap<Bid>,
+    pub pauses: NodeMap<Pause>,
 }
 
 impl Extension {
@@ -71,6 +72,7 @@ impl Extension {
             renewed_at: t0,
             last_votes: Vec::new(),
             bids: NodeMap::default(),
+            pauses: NodeMap::default(),
         }
     }
 
@@ -113,6 +115,7 @@ impl Term {
         self.extension.again = false;
         self.extension.round = Some(round);
         self.extension.bids = NodeMap::default();
+        self.extension.pauses = NodeMap::default();
         self.judge_round(cx, now)
     }
 

@@ -14,6 +14,7 @@
 //! Standby    a quorum looks free            Standby     nothing, while preferred or less loaded hosts go first, or while not fit
 //! Standby    and still does after that      Candidate   acquire
 //! Standby    a less preferred host holds    Standby     bid, after `hold`
+//! Standby    a quorum says paused           Standby*    nothing, until enough nodes say otherwise (*role paused)
 //! Candidate  quorum of votes and one token  Leader      launch guard (arms, then forks)
 //! Candidate  quorum, tokens differ          Candidate   raise
 //! Candidate  split, my value is smallest    Candidate   acquire again, at most three times
@@ -23,6 +24,7 @@
 //! Leader     quorum of ok                   Leader      prolong the guard, then repair
 //! Leader     unknown                        Leader      extend again after a gap, until stop_at
 //! Leader     evicted, stop_at, bid, command Leader*     stop (*role stepping_down)
+//! Leader     a quorum says paused           Leader*     stop
 //! Leader     foreign, kill_at, guard lost   Leader*     kill
 //! Leader     probes fail, restart asked     Leader      restart: stop the child, kill what is left
 //! Leader     child ended, tree dead         Leader      spawn after a delay, or stop, or finished
@@ -38,6 +40,7 @@ mod child;
 mod context;
 mod extension;
 mod health;
+mod pause;
 mod release;
 mod repair;
 mod standby;
@@ -269,7 +272,7 @@ impl Election {
             State::Standby(standby) => match standby.bar {
                 Bar::None | Bar::StayOut { .. } => Role::Standby,
                 Bar::Cooldown { .. } => Role::Cooldown,
-                Bar::Paused => Role::Paused,
+                Bar::PausedEverywhere | Bar::Paused => Role::Paused,
             },
             State::Candidate(_) => Role::Candidate,
             State::Leader(term) => term.role(),
@@ -338,6 +341,11 @@ impl Election {
     /// An operator's pause, which outlives terms.
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// It is no command of this host that keeps it from standing.
+    pub fn is_paused_everywhere(&self) -> bool {
+        matches!(&self.state, State::Standby(standby) if standby.bar == Bar::PausedEverywhere)
     }
 
     /// Something is at stake: reconnect fast.
@@ -449,6 +457,10 @@ impl Election {
                 State::Leader(term) => term.handle_hint(cx, boot),
                 State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
             },
+            FromNode::Paused { node, ticket, pause } => match &mut self.state {
+                State::Leader(term) => term.handle_pause(cx, boot, node, ticket, pause),
+                State::Standby(_) | State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
+            },
             FromNode::Bid { node, ticket, bid } => match &mut self.state {
                 State::Leader(term) => term.handle_bid(cx, boot, node, ticket, bid),
                 State::Standby(_) | State::Candidate(_) | State::Releasing(_) | State::Stopped => None,
@@ -539,7 +551,8 @@ impl Election {
         match command {
             Command::StepDown => (!self.is_holding()).then_some(Refusal::NotHeld),
             Command::Restart => (!serving).then_some(Refusal::NothingRuns),
-            Command::Pause | Command::Resume | Command::Drain | Command::Retire | Command::Kill => None,
+            Command::Resume => self.is_paused_everywhere().then_some(Refusal::PausedEverywhere),
+            Command::Pause | Command::Drain | Command::Retire | Command::Kill => None,
         }
     }
 
@@ -596,6 +609,8 @@ impl Election {
 
     fn resume(&mut self, now: Now) {
         let change = match &mut self.state {
+            // Of that pause it is the nodes that know the end.
+            State::Standby(standby) if standby.bar == Bar::PausedEverywhere => None,
             State::Standby(standby) => standby.lift_bar(now.boot, Reason::Resumed),
             State::Releasing(release) if release.after != After::Stopped => {
                 release.after = After::Stand;

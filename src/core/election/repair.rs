@@ -113,6 +113,7 @@ impl Term {
             | AcquireAnswer::Quarantined { .. }
             | AcquireAnswer::Late
             | AcquireAnswer::Released
+            | AcquireAnswer::Paused(_)
             | AcquireAnswer::Clock { .. } => {}
         }
         self.offer(cx);

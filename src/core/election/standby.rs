@@ -29,6 +29,8 @@ pub(super) enum Bar {
     Cooldown {
         until: Instant,
     },
+    /// While a quorum of nodes says so.
+    PausedEverywhere,
     /// Until resumed.
     Paused,
 }
@@ -37,11 +39,11 @@ pub(super) enum Bar {
 pub(super) struct Standby {
     pub bar: Bar,
     look_at: Instant,
-    look: Option<Round<LookAnswer>>,
+    pub look: Option<Round<LookAnswer>>,
     /// Decided already; what comes later may still wake it earlier.
     concluded: bool,
     /// A hint arrived while a look was under way.
-    hinted: bool,
+    pub hinted: bool,
     eager: u8,
     /// A quorum looks free since then, and this host lets others stand first.
     free_since: Option<Instant>,
@@ -79,7 +81,7 @@ impl Standby {
         };
         match self.bar {
             Bar::StayOut { until } | Bar::Cooldown { until } => look.min((until, Timer::BarEnds)),
-            Bar::None | Bar::Paused => look,
+            Bar::None | Bar::PausedEverywhere | Bar::Paused => look,
         }
     }
 
@@ -114,7 +116,7 @@ impl Standby {
     pub fn bar_ends(&mut self, now: Instant) -> Option<Change> {
         let reason = match self.bar {
             Bar::Cooldown { .. } => Reason::CooldownOver,
-            Bar::StayOut { .. } | Bar::None | Bar::Paused => Reason::Released,
+            Bar::StayOut { .. } | Bar::None | Bar::PausedEverywhere | Bar::Paused => Reason::Released,
         };
         self.lift_bar(now, reason)
     }
@@ -150,9 +152,11 @@ impl Standby {
         answer: Option<LookAnswer>,
     ) -> Option<Change> {
         match &answer {
-            Some(LookAnswer::Held(held)) => cx.learn(now, node, held),
+            Some(LookAnswer::Held(held) | LookAnswer::Paused { held: Some(held), .. }) => {
+                cx.learn(now, node, held);
+            }
             Some(LookAnswer::Free { token }) => cx.learn_token(*token),
-            Some(LookAnswer::Quarantined { .. }) | None => {}
+            Some(LookAnswer::Quarantined { .. } | LookAnswer::Paused { held: None, .. }) | None => {}
         }
         let look = self.look.as_mut().filter(|look| look.ticket.round == round)?;
         match answer {
@@ -198,6 +202,9 @@ impl Standby {
                 cx.emit(Event::HolderSeen { holder: held.holder });
             }
         }
+        if let Some(change) = self.held_back(cx, now) {
+            return Some(change);
+        }
         if free >= quorum {
             return self.found_free(cx, now);
         }
@@ -220,7 +227,7 @@ impl Standby {
     fn found_free(&mut self, cx: &mut Context, now: Instant) -> Option<Change> {
         match self.bar {
             Bar::None if cx.fitness.may_stand() => self.take_turn(cx, now),
-            Bar::None | Bar::StayOut { .. } | Bar::Cooldown { .. } | Bar::Paused => {
+            Bar::None | Bar::StayOut { .. } | Bar::Cooldown { .. } | Bar::PausedEverywhere | Bar::Paused => {
                 self.look_at = now + cx.poll_every();
                 None
             }
@@ -249,6 +256,7 @@ impl Standby {
             .filter_map(|(_, answer)| match answer {
                 LookAnswer::Free { .. } => Some(Duration::ZERO),
                 LookAnswer::Held(held) => held.remaining,
+                LookAnswer::Paused { .. } => None,
                 LookAnswer::Quarantined { remaining } => Some(*remaining),
             })
             .collect();
@@ -264,6 +272,7 @@ fn holder(look: &Round<LookAnswer>, quorum: usize) -> Option<Held> {
     let held = || {
         look.said().filter_map(|(_, answer)| match answer {
             LookAnswer::Held(held) => Some(held),
+            LookAnswer::Paused { held, .. } => held.as_ref(),
             LookAnswer::Free { .. } | LookAnswer::Quarantined { .. } => None,
         })
     };

@@ -6,7 +6,7 @@ if TIME > tonumber(ARGV[4]) then return reply('late') end
 -- Read here and not on connection: FLUSHALL takes marker, lock and fence from under a standing connection (R1).
 local why, left = abstains(marker, ARGV[5], ARGV[6], ARGV[7])
 if why then return reply('quarantined', why, int(left)) end
-local f = redis.call('HMGET', fence, 't', 'o', 'x')
+local f = redis.call('HMGET', fence, 't', 'o', 'x', 'p')
 local t = tonumber(f[1]) or 0
 if f[3] == value then return reply('released') end
 local there, shade = value_of(lock), value_of(shadow)
@@ -15,6 +15,7 @@ if there == value then
   return reply('mine', int(t), f[2] == value and '1' or '0')
 end
 if there or (shade and shade ~= value) then return held('held', lock, shadow, fence) end
+if f[4] and f[4] ~= '' then return reply('paused', f[4]) end
 if proposal > math.max(t + 1, TIME + 3600000000) then return reply('clock', int(t)) end
 -- Beyond 2^53 the next owner would get the same number.
 if math.max(t + 1, proposal) > 9007199254740991 then return reply('clock', int(t)) end

@@ -2,7 +2,7 @@
 -- ARGV value ttl_ms(0: classify only) token deadline_us quarantine_us host pid
 local lock, shadow, fence, marker = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local value, ttl = ARGV[1], tonumber(ARGV[2])
-local f = redis.call('HMGET', fence, 't', 'x', 'l')
+local f = redis.call('HMGET', fence, 't', 'x', 'l', 'p')
 local there, shade = value_of(lock), value_of(shadow)
 local released = f[2] == value
 
@@ -16,10 +16,10 @@ if there == value and not released then
     if (tonumber(f[1]) or 0) < token then redis.call('HSET', fence, 't', int(token), 'o', value) end
     if f[3] ~= value then redis.call('HSET', fence, 'l', value, 'host', ARGV[6], 'pid', ARGV[7], 'since', int(TIME), 'ttl', ARGV[2]) end
   end
-  -- Another host may ask for this lock. The holder hears of it here, so that it costs no trip of its own.
+  -- Another host may ask for this lock, or an operator that nobody has it. The holder hears of it here, so that it costs no trip of its own.
   local bid = ttl > 0 and value_of(KEYS[5]) or ''
   redis.call('GET', lock) -- the write ended our tracking of the key; this read, the last access, begins it anew (R21)
-  return reply('ok', bid)
+  return reply('ok', bid, f[4] or '')
 end
 
 if there and there ~= value then return held('foreign', lock, shadow, fence) end

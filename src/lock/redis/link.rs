@@ -388,7 +388,7 @@ async fn load(
     limit: Duration,
 ) -> Result<(Digests, Option<RedisError>), Trouble> {
     let mut pipe = Pipeline::new();
-    for script in Script::ALL {
+    for script in Script::DAEMON {
         pipe.cmd("SCRIPT").arg("LOAD").arg(script.source());
     }
     let replies = all(con, &pipe, limit).await.map_err(|e| Trouble::of("load scripts", &e))?;

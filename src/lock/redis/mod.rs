@@ -11,6 +11,7 @@ mod link;
 mod names;
 mod node;
 mod offset;
+mod operate;
 mod registry;
 mod release;
 mod reply;
@@ -20,6 +21,7 @@ mod unwanted;
 
 pub use access::{Access, Address, BadPem, ClientPem, Login, Part, Pem};
 pub use endpoint::{Connected, Endpoint};
+pub use operate::{ByNode, Evicted, LEASE_UNKNOWN, Operator, Sight};
 pub use release::{ReleaseSpec, release_everywhere, releaser_main};
 
 use crate::core::lease::{NodeId, Quorum};

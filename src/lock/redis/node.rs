@@ -399,12 +399,16 @@ impl Node {
             () = link.lost.cancelled() => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
         };
         match outcome {
-            Ok(Reply { answer, marker, bid, .. }) => {
+            Ok(Reply { answer, marker, bid, pause, .. }) => {
                 self.note_marker(link, marker);
                 let answer = self.unless_waiting(answer);
                 if let Some(bid) = bid {
                     let bid = FromNode::Bid { node: self.id, ticket: ask.ticket, bid };
                     self.shared.registry.borrow_mut().post(keeper, bid);
+                }
+                if let Some(pause) = pause {
+                    let pause = FromNode::Paused { node: self.id, ticket: ask.ticket, pause };
+                    self.shared.registry.borrow_mut().post(keeper, pause);
                 }
                 let watch = needs_watching(&ask.request, &answer);
                 self.answer(keeper, client, &ask, answer);
@@ -520,9 +524,10 @@ fn needs_watching(request: &Request, answer: &Answer) -> Option<Vec<u8>> {
             Answer::Acquire(AcquireAnswer::Granted { .. } | AcquireAnswer::Mine { .. }),
         ) => Some(value.to_string().into_bytes()),
         // A legacy client writes no fence, by which a keeperd's release is noticed.
-        (Request::Look, Answer::Look(LookAnswer::Held(held))) if held.holder.is_none() => {
-            Some(held.value.clone())
-        }
+        (
+            Request::Look,
+            Answer::Look(LookAnswer::Held(held) | LookAnswer::Paused { held: Some(held), .. }),
+        ) if held.holder.is_none() => Some(held.value.clone()),
         _ => None,
     }
 }

@@ -1,10 +1,11 @@
 //! Reading replies. A node may say anything; what is not understood is no answer.
 
+use super::operate::Evicted;
 use super::scripts::Context;
 use crate::core::lease::FencingToken;
 use crate::core::preference::{Bid, Priority};
 use crate::core::request::{
-    AcquireAnswer, Answer, ExtendAnswer, Held, Holder, LookAnswer, RaiseAnswer, RepairAnswer,
+    AcquireAnswer, Answer, ExtendAnswer, Held, Holder, LookAnswer, Pause, RaiseAnswer, RepairAnswer,
 };
 use crate::core::time::WallTime;
 use redis::Value;
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 /// Read in place of a value under a key of another type; `value_of` in prelude.lua says the same.
 const NOT_A_STRING: &[u8] = b"(not a string)";
+
+/// The last instant that can be written as a date.
+const YEAR_9999_US: u64 = 253_402_300_799_999_999;
 
 /// No host has a longer name.
 const HOST_MAX: usize = 255;
@@ -24,11 +28,13 @@ pub(super) struct Reply {
     pub(super) node_us: Option<u64>,
     pub(super) marker: Marker,
     pub(super) bid: Option<Bid>,
+    /// With an extension or a check.
+    pub(super) pause: Option<Pause>,
 }
 
 impl Reply {
     pub(super) fn silent() -> Self {
-        Reply { answer: Answer::Silent, node_us: None, marker: Marker::Unsaid, bid: None }
+        Reply { answer: Answer::Silent, node_us: None, marker: Marker::Unsaid, bid: None, pause: None }
     }
 }
 
@@ -104,7 +110,7 @@ fn opened(replies: &[Value]) -> Option<(u64, String, Fields<'_>)> {
 }
 
 fn said(node_us: u64, answer: Answer) -> Reply {
-    Reply { answer, node_us: Some(node_us), marker: Marker::Unsaid, bid: None }
+    Reply { answer, node_us: Some(node_us), marker: Marker::Unsaid, bid: None, pause: None }
 }
 
 /// Why a node abstains, and for how long.
@@ -126,6 +132,7 @@ pub(super) fn acquire(replies: &[Value]) -> Option<Reply> {
             marker = seen;
             AcquireAnswer::Quarantined { remaining }
         }
+        "paused" => AcquireAnswer::Paused(parse_pause(&fields.bytes()?)),
         "late" => AcquireAnswer::Late,
         "released" => AcquireAnswer::Released,
         "clock" => AcquireAnswer::Clock { node_wall: WallTime::from_micros(us), token: fields.token()? },
@@ -152,10 +159,11 @@ pub(super) fn raise(replies: &[Value]) -> Option<Reply> {
 
 pub(super) fn extend(replies: &[Value]) -> Option<Reply> {
     let (us, tag, mut fields) = opened(replies)?;
-    let (mut marker, mut bid) = (Marker::Unsaid, None);
+    let (mut marker, mut bid, mut pause) = (Marker::Unsaid, None, None);
     let answer = match tag.as_str() {
         "ok" => {
             bid = fields.bytes().and_then(|text| parse_bid(&text));
+            pause = fields.bytes().filter(|text| !text.is_empty()).map(|text| parse_pause(&text));
             ExtendAnswer::Ok
         }
         "kept" => ExtendAnswer::Kept,
@@ -171,7 +179,7 @@ pub(super) fn extend(replies: &[Value]) -> Option<Reply> {
         "late" => return Some(said(us, Answer::Silent)),
         _ => return None,
     };
-    Some(Reply { marker, bid, ..said(us, Answer::Extend(answer)) })
+    Some(Reply { marker, bid, pause, ..said(us, Answer::Extend(answer)) })
 }
 
 pub(super) fn repair(replies: &[Value]) -> Option<Reply> {
@@ -202,6 +210,14 @@ fn parse_bid(text: &[u8]) -> Option<Bid> {
         return None;
     }
     Some(Bid { host: host.to_owned(), priority: Priority(priority.parse().ok()?) })
+}
+
+/// `µs host`, as pause.lua is given it. Whatever stands there is a pause: nothing is granted under it.
+pub(super) fn parse_pause(text: &[u8]) -> Pause {
+    let text = String::from_utf8_lossy(text);
+    let (since, host) = text.split_once(' ').unwrap_or(("", &text));
+    let since = WallTime::from_micros(since.parse().unwrap_or(0).min(YEAR_9999_US));
+    Pause { host: host.chars().take(HOST_MAX).collect(), since }
 }
 
 /// What `adopt` found.
@@ -243,28 +259,62 @@ fn under_key(reply: &Value) -> Option<Option<Vec<u8>>> {
 pub(super) fn look(replies: &[Value], context: &Context<'_>) -> Option<Reply> {
     let [fence, lock, lock_left, shadow, shadow_left, marker, time, ..] = replies else { return None };
     let us = self::time(time)?;
-    let [token, owner, host, pid] = items(fence)? else { return None };
-    let token = FencingToken(number(token).unwrap_or(0)).min(FencingToken::MAX);
-    let (lock, shadow) = (under_key(lock)?, under_key(shadow)?);
+    let (held, pause) = holding(fence, [lock, lock_left], [shadow, shadow_left])?;
     let (marker, voting) = look_at_marker(marker, us, context)?;
-    let answer = if let Some(value) = lock.clone().or_else(|| shadow.clone()) {
-        let left = [number::<i64>(lock_left)?, number::<i64>(shadow_left)?];
-        let left = if left.contains(&-1) { -1 } else { left[0].max(left[1]) };
-        let known = text(owner).as_ref() == Some(&value);
-        let host = text(host).filter(|_| known).unwrap_or_default();
-        let holder = Holder {
-            host: String::from_utf8_lossy(&host).into_owned(),
-            pid: number(pid).filter(|_| known).unwrap_or(0),
-        };
-        let holder = (shadow.as_ref() == Some(&value)).then_some(holder);
-        LookAnswer::Held(Held { value, remaining: remaining(left), token, holder })
-    } else {
-        match voting {
-            Ok(()) => LookAnswer::Free { token },
-            Err(remaining) => LookAnswer::Quarantined { remaining },
-        }
+    let answer = match (pause, held, voting) {
+        (Some(pause), held, _) => LookAnswer::Paused { pause, held },
+        (None, Some(held), _) => LookAnswer::Held(held),
+        (None, None, Ok(())) => LookAnswer::Free { token: token_of(fence)? },
+        (None, None, Err(remaining)) => LookAnswer::Quarantined { remaining },
     };
     Some(Reply { marker, ..said(us, Answer::Look(answer)) })
+}
+
+fn token_of(fence: &Value) -> Option<FencingToken> {
+    Some(FencingToken(items(fence)?.first().and_then(number).unwrap_or(0)).min(FencingToken::MAX))
+}
+
+/// Who has a lock, and whether it is paused, from `t`, `l`, `host`, `pid` and `p` of the fence, and value and `PTTL` of lock and shadow. The
+/// outer `None`: not understood.
+pub(super) fn holding(
+    fence: &Value,
+    [lock, lock_left]: [&Value; 2],
+    [shadow, shadow_left]: [&Value; 2],
+) -> Option<(Option<Held>, Option<Pause>)> {
+    let [_, owner, host, pid, pause] = items(fence)? else { return None };
+    let pause = text(pause).filter(|text| !text.is_empty()).map(|text| parse_pause(&text));
+    let (lock, shadow) = (under_key(lock)?, under_key(shadow)?);
+    let Some(value) = lock.or_else(|| shadow.clone()) else { return Some((None, pause)) };
+    let left = [number::<i64>(lock_left)?, number::<i64>(shadow_left)?];
+    let left = if left.contains(&-1) { -1 } else { left[0].max(left[1]) };
+    let known = text(owner).as_ref() == Some(&value);
+    let host = text(host).filter(|_| known).unwrap_or_default();
+    let holder = Holder {
+        host: String::from_utf8_lossy(&host).into_owned(),
+        pid: number(pid).filter(|_| known).unwrap_or(0),
+    };
+    let holder = (shadow.as_ref() == Some(&value)).then_some(holder);
+    Some((Some(Held { value, remaining: remaining(left), token: token_of(fence)?, holder }), pause))
+}
+
+pub(super) fn millis(reply: &Value) -> Option<Duration> {
+    number(reply).map(Duration::from_millis)
+}
+
+/// The pause that stands there now, or stood there.
+pub(super) fn paused(replies: &[Value]) -> Option<Option<Pause>> {
+    let (_, tag, mut fields) = opened(replies)?;
+    let text = fields.bytes().filter(|_| tag == "ok")?;
+    Some((!text.is_empty()).then(|| parse_pause(&text)))
+}
+
+pub(super) fn evicted(replies: &[Value]) -> Option<Evicted> {
+    let (_, tag, mut fields) = opened(replies)?;
+    match tag.as_str() {
+        "ok" => Some(Evicted::Gone { waits: Duration::from_millis(fields.number()?) }),
+        "changed" => Some(Evicted::Changed),
+        _ => None,
+    }
 }
 
 fn look_at_marker(

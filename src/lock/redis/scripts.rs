@@ -2,7 +2,7 @@
 
 use super::reply::Reply;
 use crate::core::lease::Value;
-use crate::core::request::Request;
+use crate::core::request::{Pause, Request};
 use crate::core::time::Instant;
 use crate::lock::Identity;
 use redis::{Cmd, Pipeline};
@@ -41,6 +41,9 @@ pub(super) enum Script {
     Release,
     Bid,
     Adopt,
+    /// An operator's, as the next.
+    Pause,
+    Evict,
 }
 
 macro_rules! source {
@@ -50,7 +53,8 @@ macro_rules! source {
 }
 
 impl Script {
-    pub(super) const ALL: [Script; 7] = [
+    /// What a daemon has loaded everywhere.
+    pub(super) const DAEMON: [Script; 7] = [
         Script::Acquire,
         Script::Raise,
         Script::Extend,
@@ -69,16 +73,18 @@ impl Script {
             Script::Release => source!("release.lua"),
             Script::Bid => source!("bid.lua"),
             Script::Adopt => source!("adopt.lua"),
+            Script::Pause => source!("pause.lua"),
+            Script::Evict => source!("evict.lua"),
         }
     }
 }
 
 /// The SHA1 of each script, as the node named it on loading; empty where loading was refused.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Digests([Option<String>; Script::ALL.len()]);
+pub(super) struct Digests([Option<String>; Script::DAEMON.len()]);
 
 impl Digests {
-    /// From the replies to one `SCRIPT LOAD` for each of [`Script::ALL`].
+    /// From the replies to one `SCRIPT LOAD` for each of [`Script::DAEMON`].
     pub(super) fn of(replies: &[redis::Value]) -> Self {
         let mut digests = Digests::default();
         for (slot, reply) in digests.0.iter_mut().zip(replies) {
@@ -88,7 +94,7 @@ impl Digests {
     }
 
     fn get(&self, script: Script) -> Option<&str> {
-        self.0[script as usize].as_deref()
+        self.0.get(script as usize)?.as_deref()
     }
 }
 
@@ -97,20 +103,34 @@ impl Digests {
 pub(super) struct Invocation {
     pub(super) script: Script,
     pub(super) keys: Vec<String>,
-    pub(super) args: Vec<String>,
+    pub(super) args: Vec<Vec<u8>>,
 }
 
 impl Invocation {
     pub(super) fn release(keys: &Keys, value: &str) -> Self {
         let keys = vec![keys.lock.clone(), keys.shadow.clone(), keys.fence.clone()];
-        Invocation { script: Script::Release, keys, args: vec![value.to_owned()] }
+        Invocation { script: Script::Release, keys, args: bytes([value]) }
+    }
+
+    /// `None` ends a pause.
+    pub(super) fn pause(keys: &Keys, pause: Option<&Pause>) -> Self {
+        let text = pause.map_or(String::new(), |p| format!("{} {}", p.since.as_micros(), p.host));
+        let keys = vec![keys.lock.clone(), keys.fence.clone()];
+        Invocation { script: Script::Pause, keys, args: bytes([&text]) }
+    }
+
+    /// Takes the lock from `value`; from a lease that its key gives no end it is kept for `lease`.
+    pub(super) fn evict(keys: &Keys, value: &[u8], lease: Duration) -> Self {
+        let keys = vec![keys.lock.clone(), keys.shadow.clone(), keys.fence.clone()];
+        let args = vec![value.to_owned(), lease.as_millis().to_string().into_bytes()];
+        Invocation { script: Script::Evict, keys, args }
     }
 
     pub(super) fn adopt(run_id: &str, nodes: u8, quarantine: Duration) -> Self {
         Invocation {
             script: Script::Adopt,
             keys: vec![MARKER.to_owned()],
-            args: vec![run_id.to_owned(), nodes.to_string(), quarantine.as_micros().to_string()],
+            args: bytes([run_id, &nodes.to_string(), &quarantine.as_micros().to_string()]),
         }
     }
 
@@ -123,6 +143,10 @@ impl Invocation {
         command.arg(self.keys.len()).arg(&self.keys).arg(&self.args);
         command
     }
+}
+
+fn bytes<T: AsRef<str>>(args: impl IntoIterator<Item = T>) -> Vec<Vec<u8>> {
+    args.into_iter().map(|arg| arg.as_ref().as_bytes().to_vec()).collect()
 }
 
 /// What the connection knows and the request does not.
@@ -173,7 +197,7 @@ impl Batch {
                 me.to_vec(),
             ];
             let keys = [four(), vec![keys.bid.clone()]].concat();
-            Invocation { script: Script::Extend, keys, args: args.concat() }
+            Invocation { script: Script::Extend, keys, args: bytes(args.concat()) }
         };
         let (request, main) = match request {
             Request::Look => (Kind::Look, None),
@@ -181,14 +205,21 @@ impl Batch {
                 let head =
                     vec![value.to_string(), ttl, proposal.to_string(), deadline_us(*deadline).to_string()];
                 let args = [head, run.to_vec(), me.to_vec()].concat();
-                (Kind::Acquire, Some(Invocation { script: Script::Acquire, keys: four(), args }))
+                (
+                    Kind::Acquire,
+                    Some(Invocation { script: Script::Acquire, keys: four(), args: bytes(&args) }),
+                )
             }
             Request::Raise { value, token, deadline } => {
                 let head = vec![value.to_string(), token.to_string(), deadline_us(*deadline).to_string()];
                 let keys = vec![keys.fence.clone(), MARKER.to_owned()];
                 (
                     Kind::Raise,
-                    Some(Invocation { script: Script::Raise, keys, args: [head, run.to_vec()].concat() }),
+                    Some(Invocation {
+                        script: Script::Raise,
+                        keys,
+                        args: bytes([head, run.to_vec()].concat()),
+                    }),
                 )
             }
             Request::Extend { value, token, deadline } => {
@@ -199,7 +230,7 @@ impl Batch {
                 let head =
                     vec![value.to_string(), ttl, token.to_string(), deadline_us(*deadline).to_string()];
                 let args = [head, me.to_vec()].concat();
-                (Kind::Repair, Some(Invocation { script: Script::Repair, keys: three(), args }))
+                (Kind::Repair, Some(Invocation { script: Script::Repair, keys: three(), args: bytes(&args) }))
             }
             Request::Release { value } => {
                 (Kind::Release, Some(Invocation::release(keys, &value.to_string())))
@@ -207,7 +238,14 @@ impl Batch {
             Request::Bid { priority } => {
                 let lasts = (context.ttl / 4 * 3).as_millis().to_string();
                 let args = vec![context.identity.host.clone(), priority.0.to_string(), lasts];
-                (Kind::Bid, Some(Invocation { script: Script::Bid, keys: vec![keys.bid.clone()], args }))
+                (
+                    Kind::Bid,
+                    Some(Invocation {
+                        script: Script::Bid,
+                        keys: vec![keys.bid.clone()],
+                        args: bytes(&args),
+                    }),
+                )
             }
         };
         Batch { request, main }
@@ -235,7 +273,7 @@ impl Batch {
             // The fence first: a release after this read is pushed, one before it is seen by the reads that follow.
             track(&mut pipe);
             let at = pipe.len();
-            pipe.cmd("HMGET").arg(&keys.fence).arg(&["t", "l", "host", "pid"]);
+            pipe.cmd("HMGET").arg(&keys.fence).arg(&["t", "l", "host", "pid", "p"]);
             pipe.cmd("GET").arg(&keys.lock).cmd("PTTL").arg(&keys.lock);
             pipe.cmd("GET").arg(&keys.shadow).cmd("PTTL").arg(&keys.shadow);
             pipe.cmd("HMGET").arg(MARKER).arg(&["run_id", "until", "n"]).cmd("TIME");

@@ -3,7 +3,7 @@
 use super::endpoint::{Connected, Endpoint, tls_trouble};
 use super::scripts::{Keys, MARKER};
 use super::{link, reply};
-use crate::core::request::Holder;
+use crate::core::request::{Holder, Pause};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisError, Value};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,6 +33,8 @@ pub struct Seen {
     pub holder: Option<Holder>,
     /// Of that holder.
     pub token: Option<u64>,
+    /// It is granted to nobody.
+    pub paused: Option<Pause>,
 }
 
 /// How long a key lives.
@@ -94,16 +96,25 @@ impl Visit {
         }
     }
 
-    async fn all(&self, pipe: &Pipeline) -> Result<Vec<Value>, String> {
+    pub(super) async fn all(&self, pipe: &Pipeline) -> Result<Vec<Value>, String> {
         link::all(&self.connected.con, pipe, self.limit).await.map_err(|error| error.to_string())
     }
 
-    /// Every lock under `prefix`, at most [`LOCKS_MAX`].
+    /// Every lock under `prefix` that is held or paused, at most [`LOCKS_MAX`] each.
     ///
     /// # Errors
     /// When the node refuses, or falls silent.
     pub async fn locks(&self, prefix: &str) -> Result<Locks, String> {
-        let (keys, cut) = self.keys(prefix).await?;
+        let (mut keys, mut cut) = self.keys(prefix).await?;
+        // A paused lock that nobody has is known by its fence alone.
+        let Keys { fence, .. } = Keys::of(prefix);
+        let before = fence.strip_suffix('}').unwrap_or(&fence);
+        let (fences, more) = self.keys(before).await?;
+        let locks = fences.iter().filter_map(|fence| fence.strip_prefix(before)?.strip_suffix('}'));
+        keys.extend(locks.map(|name| format!("{prefix}{name}")));
+        keys.sort();
+        keys.dedup();
+        cut |= more;
         let mut locks = Locks { cut, ..Locks::default() };
         for chunk in keys.chunks(CHUNK) {
             let mut pipe = Pipeline::new();
@@ -111,7 +122,7 @@ impl Visit {
                 let keys = Keys::of(key);
                 pipe.cmd("GET").arg(&keys.lock).cmd("PTTL").arg(&keys.lock);
                 pipe.cmd("GET").arg(&keys.shadow);
-                pipe.cmd("HMGET").arg(&keys.fence).arg(&["t", "l", "host", "pid"]);
+                pipe.cmd("HMGET").arg(&keys.fence).arg(&["t", "l", "host", "pid", "p"]);
             }
             let replies = self.all(&pipe).await?;
             for (key, replies) in chunk.iter().zip(replies.chunks_exact(4)) {
@@ -275,19 +286,35 @@ fn seen(replies: &[Value]) -> Result<Option<Seen>, String> {
         if is_refusal(&error) {
             return Err(error.to_string());
         }
-        let seen = Seen { value: Some("(not a string)".into()), left: left(pttl), holder: None, token: None };
+        let seen = Seen {
+            value: Some("(not a string)".into()),
+            left: left(pttl),
+            holder: None,
+            token: None,
+            paused: None,
+        };
         return Ok(Some(seen));
     }
     let text = |value: &Value| reply::text(value).map(|text| String::from_utf8_lossy(&text).into_owned());
-    let Some(value) = text(lock) else { return Ok(None) };
     let fence = texts(fence);
+    let paused = fence
+        .get(4)
+        .cloned()
+        .flatten()
+        .filter(|text| !text.is_empty())
+        .map(|text| reply::parse_pause(text.as_bytes()));
+    let Some(value) = text(lock) else {
+        let seen =
+            |paused| Seen { value: None, left: left(pttl), holder: None, token: None, paused: Some(paused) };
+        return Ok(paused.map(seen));
+    };
     let of_fence = |place: usize| fence.get(place).cloned().flatten();
     let ours = text(shadow).as_ref() == Some(&value);
     let known = ours && of_fence(1).as_ref() == Some(&value);
     let holder =
         known.then(|| Some(Holder { host: of_fence(2)?, pid: of_fence(3)?.parse().ok()? })).flatten();
     let token = of_fence(0).filter(|_| known).and_then(|token| token.parse().ok());
-    Ok(Some(Seen { value: Some(value), left: left(pttl), holder, token }))
+    Ok(Some(Seen { value: Some(value), left: left(pttl), holder, token, paused }))
 }
 
 fn left(pttl: &Value) -> Left {

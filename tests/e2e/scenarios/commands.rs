@@ -41,7 +41,7 @@ pub(super) fn say(t: &mut Trial, host: &str, arguments: &[&str]) -> Step<Said> {
 }
 
 impl Said {
-    fn is(&self, code: i32, stdout: &str, stderr: &str) -> Step {
+    pub fn is(&self, code: i32, stdout: &str, stderr: &str) -> Step {
         let Said { code: was, stdout: out, stderr: err } = self;
         let unlike =
             || format!("exit {was:?}, wanted {code}, {stdout:?}, {stderr:?}\nstdout: {out}\nstderr: {err}");
@@ -49,7 +49,7 @@ impl Said {
     }
 }
 
-fn other(host: &str) -> &'static str {
+pub fn other(host: &str) -> &'static str {
     if host == "a" { "b" } else { "a" }
 }
 

@@ -11,6 +11,7 @@ mod churn;
 mod commands;
 mod control;
 mod daemons;
+mod everywhere;
 mod figures;
 mod guards;
 mod health;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Scenario> {
         daemons::ALL,
         commands::ALL,
         reload::ALL,
+        everywhere::ALL,
         guards::ALL,
         children::ALL,
         hooks::ALL,
