@@ -382,6 +382,7 @@ impl Attendant {
             Some(EndReason::LeaseLost | EndReason::GuardLost) if self.stage == Stage::Running => {
                 self.finish(EXIT_LEASE_LOST, Some(format!("the lock is lost, the command was ended: {why}")));
             }
+            Some(EndReason::Pause) => self.on_pause(&why),
             // It was not started, and may be yet.
             Some(EndReason::LeaseLost | EndReason::GuardLost | EndReason::TooLate) => {
                 self.stage = Stage::Waiting
@@ -397,12 +398,26 @@ impl Attendant {
                 | EndReason::Stop
                 | EndReason::StepDown
                 | EndReason::Outbid
-                | EndReason::Pause
                 | EndReason::Reload
                 | EndReason::Restart
                 | EndReason::Health,
             )
             | None => {}
+        }
+    }
+
+    /// On all hosts, for there is no other here.
+    fn on_pause(&mut self, why: &str) {
+        let name = &self.name;
+        let end = format!("keeperd resume {name} --everywhere ends that");
+        match self.stage {
+            Stage::Running => {
+                self.finish(EXIT_LEASE_LOST, Some(format!("the command was ended: {why}; {end}")));
+            }
+            Stage::Waiting if !self.waits => {
+                self.finish(EXIT_HELD, Some(format!("{name} is {why}; {end}; --wait 1m waits for it")));
+            }
+            Stage::Waiting | Stage::Elected => self.stage = Stage::Waiting,
         }
     }
 

@@ -45,7 +45,7 @@ fn try_run(config: &Config, name: &str, force: bool, out: &mut dyn Write) -> Res
         eprintln!("keeperd: {name}: {why}");
     }
     if held.iter().any(Option::is_some) {
-        return evict(&mut hand, name, &held, out);
+        return evict(&mut hand, name, &held, !reasons.is_empty(), out);
     }
     if !reasons.is_empty() {
         return Ok(EXIT_REFUSED);
@@ -64,8 +64,8 @@ fn foreign_reasons(held: &mut [Option<Held>], force: bool) -> Vec<String> {
     let mut reasons = Vec::new();
     for place in held {
         let Some(other) = place.as_ref().filter(|held| held.holder.is_none()) else { continue };
-        let why = if other.value == NOT_A_STRING {
-            "its key holds no string: another library's, left alone".to_owned()
+        let why = if other.value == NOT_A_STRING && !force {
+            "its key holds no string, so it is another library's; --force removes it".to_owned()
         } else if let Some(left) = other.remaining.filter(|left| !force && *left > WATCH_MAX) {
             let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
             format!(
@@ -93,6 +93,12 @@ fn patience(sight: &Sight) -> Duration {
 /// Watches the nodes until it is known who extends what he has, and drops that from `held`, with what is gone by itself; why.
 fn watch(hand: &mut Hand, sights: &ByNode<Sight>, held: &mut [Option<Held>]) -> Vec<String> {
     let longest = sights.iter().flatten().map(patience).max().unwrap_or_default();
+    if held.iter().any(Option::is_some) {
+        eprintln!(
+            "keeperd: watching for up to {:.0} s whether somebody extends it",
+            longest.as_secs_f64().ceil()
+        );
+    }
     let began = Instant::now();
     let mut alive: Vec<Held> = Vec::new();
     while held.iter().any(Option::is_some) && began.elapsed() < longest {
@@ -111,8 +117,12 @@ fn watch(hand: &mut Hand, sights: &ByNode<Sight>, held: &mut [Option<Held>]) -> 
             place.take_if(|held| alive.iter().any(|living| living.value == held.value));
         }
     }
-    let reason = |held: &Held| format!("{} has it and extends it; --force takes it away", say_holder(held));
-    alive.iter().map(reason).collect()
+    alive.iter().map(why_alive).collect()
+}
+
+fn why_alive(held: &Held) -> String {
+    let elsewhere = if held.holder.is_some() { "`keeperd step-down` on that host moves it, " } else { "" };
+    format!("{} has it and extends it; {elsewhere}--force takes it away", say_holder(held))
 }
 
 /// An end came nearer in the meantime unless somebody moved it.
@@ -124,13 +134,22 @@ fn is_extended(old: &Held, new: &Held) -> bool {
     }
 }
 
-/// Takes the lock from those who have it, and waits until nobody can believe any more that he has.
-fn evict(hand: &mut Hand, name: &str, held: &[Option<Held>], out: &mut dyn Write) -> Result<i32, Failure> {
+/// Takes the lock from those who have it, and waits until nobody can believe any more that he has. `refused`: not from all.
+fn evict(
+    hand: &mut Hand,
+    name: &str,
+    held: &[Option<Held>],
+    refused: bool,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
     let values: Vec<_> = held.iter().map(|held| held.as_ref().map(|held| held.value.clone())).collect();
     let done = hand.runtime.block_on(hand.operator.evict(&values));
     let mut longest = Duration::ZERO;
     for ((address, done), held) in hand.by_address(&done).zip(held) {
-        let Some(held) = held else { continue };
+        let Some(held) = held else {
+            writeln!(out, "{address}: nothing to take away")?;
+            continue;
+        };
         let who = say_holder(held);
         match done {
             Ok(Some(Evicted::Gone { waits })) => {
@@ -161,8 +180,9 @@ fn evict(hand: &mut Hand, name: &str, held: &[Option<Held>], out: &mut dyn Write
             let who = hand::holder(&sights, hand.quorum());
             let who =
                 who.map_or("nobody has it now".to_owned(), |held| format!("held by {}", say_holder(held)));
-            writeln!(out, "{name}: unlocked; {who}")?;
-            return Ok(0);
+            let done = if refused { "what nobody looks after is removed" } else { "unlocked" };
+            writeln!(out, "{name}: {done}; {who}")?;
+            return Ok(if refused { EXIT_REFUSED } else { 0 });
         }
         if Instant::now() >= give_up {
             eprintln!(

@@ -177,6 +177,25 @@ sentence! {
 }
 
 sentence! {
+    async fn a_value_that_only_a_keeperd_writes_is_its_lease_also_when_nothing_else_is_left_of_it(server: Server) {
+        let mut b = Host::serving(&server, "host-b").await;
+        let _: String = server.run(&["SET", KEY, &format!("{:032x}", 1)]);
+        assert!(waits(&evict(&server, &value(1)).await) > Duration::from_secs(20));
+        assert!(matches!(b.acquire(2, 2000).await, Answer::Acquire(AcquireAnswer::Held(_))));
+    }
+}
+
+sentence! {
+    async fn a_key_of_another_type_is_removed_like_a_value(server: Server) {
+        let mut a = Host::serving(&server, "host-a").await;
+        let _: i64 = server.run(&["HSET", KEY, "another", "library"]);
+        let held = sight(&server).await.held.expect("it is there");
+        assert_eq!(waits(&evict(&server, &held.value).await), Duration::ZERO);
+        assert!(matches!(a.acquire(1, 1000).await, Answer::Acquire(AcquireAnswer::Granted { .. })));
+    }
+}
+
+sentence! {
     async fn what_another_client_believes_in_keeps_keeperds_away_as_long(server: Server) {
         let mut a = Host::serving(&server, "host-a").await;
         let _: String = server.run(&["SET", KEY, "npm", "PX", "5000"]);

@@ -70,6 +70,13 @@ impl Place {
     }
 }
 
+/// One command of the keeperd of this place.
+fn say(place: &Place, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(KEEPERD);
+    let output = command.arg("--config").arg(&place.config).args(words).output().expect("the built keeperd");
+    (output.status.code(), text(&output))
+}
+
 fn end(run: Child) -> Output {
     run.wait_with_output().expect("our own child")
 }
@@ -294,4 +301,62 @@ fn in_a_terminal_the_command_can_ask_and_ctrl_c_reaches_it_once() {
     assert_eq!(shown.matches("interrupted").count(), 1, "{session}");
     assert!(session.contains("code 3"), "{session}");
     assert!(place.is_free("job"));
+}
+
+#[test]
+fn a_pause_on_all_hosts_ends_the_command_and_lets_no_other_begin() {
+    let place = Place::new();
+    let (first, pid) = place.running(&["oracle"], "exec sleep 600");
+    let (found, text) = say(&place, &["pause", "oracle", "--everywhere"]);
+    assert!(found == Some(0) && text.contains("oracle: paused everywhere by a at 20"), "{found:?} {text}");
+    assert!(!lives(pid) && place.is_free("other"), "{text}");
+    let first = end(first);
+    assert_eq!(first.status.code(), Some(76), "{}", super::daemon::text(&first));
+    let (found, text) = place.code(&["oracle"], &["true"]);
+    assert!(found == Some(75) && text.contains("keeperd resume oracle --everywhere"), "{found:?} {text}");
+    let mut waiting = place.run(&["oracle", "--wait", "1m"], &["true"]).spawn().expect("the built keeperd");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(waiting.try_wait().expect("our own child").is_none());
+    let (found, text) = say(&place, &["resume", "oracle", "--everywhere", "--timeout", "50ms"]);
+    assert!(found == Some(0) && text.contains("not paused everywhere"), "{found:?} {text}");
+    let waiting = end(waiting);
+    assert_eq!(waiting.status.code(), Some(0), "{}", super::daemon::text(&waiting));
+}
+
+#[test]
+fn unlock_removes_what_nobody_looks_after_and_refuses_what_somebody_does() {
+    let place = Place::new();
+    let (key, gone) = ("redlock:other", "00000000000000000000000000000007");
+    let [_, _, third] = &place.servers;
+    let _: String = third.run(&["SET", key, gone]);
+    let _: String = third.run(&["SET", "keeperd:lease:{redlock:other}", gone]);
+    let fence =
+        ["HSET", "keeperd:fence:{redlock:other}", "l", gone, "host", "gone", "pid", "1", "ttl", "2000"];
+    let _: i64 = third.run(&fence);
+    let (run, pid) = place.running(&["oracle"], "exec sleep 600");
+    let (found, text) = say(&place, &["unlock", "oracle"]);
+    let told = [
+        "oracle: a (keeperd's pid ",
+        "--force takes it away",
+        "taken from gone (keeperd's pid 1)",
+        "held by a",
+    ];
+    assert!(found == Some(1) && told.iter().all(|part| text.contains(part)), "{found:?} {text}");
+    assert_eq!(text.matches(": nothing to take away").count(), 2, "{text}");
+    assert!(lives(pid), "{text}");
+    assert_ne!(third.run::<Option<String>>(&["GET", key]).as_deref(), Some(gone));
+
+    for server in &place.servers {
+        let _: i64 = server.run(&["HSET", "redlock:odd", "another", "library"]);
+    }
+    let (found, text) = say(&place, &["unlock", "odd"]);
+    assert!(found == Some(1) && text.contains("--force removes it"), "{found:?} {text}");
+    let (found, text) = say(&place, &["unlock", "odd", "--force"]);
+    assert!(found == Some(0) && text.contains("odd: unlocked; nobody has it now"), "{found:?} {text}");
+    assert!(place.is_free("odd"));
+
+    let (found, text) = say(&place, &["unlock", "oracle", "--force"]);
+    assert!(found == Some(0) && text.contains("oracle: unlocked"), "{found:?} {text}");
+    assert!(!lives(pid), "{text}");
+    assert_eq!(end(run).status.code(), Some(76));
 }

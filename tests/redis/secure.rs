@@ -131,7 +131,19 @@ fn with_tls_and_a_user_everything_works_and_the_secret_is_nowhere() {
     let mut check = Command::new(KEEPERD);
     check.args(["check", "--config"]).arg(&config).env("KEEPERD_REDIS_PASSWORD", SECRET);
     let check = text(&check.output().expect("the built keeperd"));
-    for shown in [a.log(), b.log(), b.status_text(), check] {
+    let mut said = Vec::new();
+    for words in [
+        &["pause", "oracle", "--everywhere"][..],
+        &["resume", "oracle", "--everywhere"],
+        &["unlock", "oracle", "--force"],
+    ] {
+        let mut command = Command::new(KEEPERD);
+        command.args(words).arg("--config").arg(&config).env("KEEPERD_REDIS_PASSWORD", SECRET);
+        let output = command.output().expect("the built keeperd");
+        assert!(output.status.success(), "{words:?}: {}\n{}", text(&output), b.log());
+        said.push(text(&output));
+    }
+    for shown in said.into_iter().chain([a.log(), b.log(), b.status_text(), check]) {
         assert!(!shown.contains(SECRET), "{shown}");
         assert!(!shown.contains("refused"), "nothing is refused: {shown}");
     }

@@ -4,8 +4,9 @@ local lock, shadow, fence, value = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local there, shade = value_of(lock), value_of(shadow)
 if there ~= value and shade ~= value then return reply('changed', there or shade or '') end
 local left, f = redis.call('PTTL', lock), redis.call('HMGET', fence, 'l', 'ttl')
--- Only a keeperd's lease may live on under a key that never expires: it was granted with an end.
-local lease = f[1] == value and (tonumber(f[2]) or tonumber(ARGV[2])) or 0
+-- A keeperd's lease may live on under a key that never expires: it was granted with an end. What does not look like its value is none.
+local lease = #value == 32 and not value:find('[^0-9a-f]') and tonumber(ARGV[2]) or 0
+if f[1] == value then lease = tonumber(f[2]) or tonumber(ARGV[2]) end
 if there == value then redis.call('DEL', lock) end
 if shade == value then
   if redis.call('PTTL', shadow) == -1 then redis.call('PEXPIRE', shadow, int(lease > 0 and lease or tonumber(ARGV[2]))) end
