@@ -24,6 +24,14 @@ const SECTIONS: &[Section] = &[
             ("4", "This host has no keeper of that name."),
             ("64", "A mistake in the command line."),
             ("78", "A mistake in the configuration, each with its file, line and column."),
+            ("2", "doctor: no quorum of nodes can be used."),
+            ("69", "run: no quorum of nodes, so nothing was started."),
+            ("75", "run: another has the lock, or it is paused everywhere; nothing was started."),
+            ("76", "run: the lock was lost, or paused everywhere, and the command ended for it."),
+            (
+                "126, 127",
+                "run: the command cannot be executed, or is not there. Else its own code, or 128 + its signal.",
+            ),
         ],
     },
     Section {
