@@ -95,7 +95,10 @@ fn restart(t: &mut Trial) -> Step {
     t.runs_on(&new, millis(500))
 }
 
-const MANY: [&str; 10] = ["oracle", "k1", "k2", "k3", "k4", "k5", "k6", "k7", "k8", "k9"];
+const MANY: [&str; 20] = [
+    "oracle", "k1", "k2", "k3", "k4", "k5", "k6", "k7", "k8", "k9", "k10", "k11", "k12", "k13", "k14", "k15",
+    "k16", "k17", "k18", "k19",
+];
 
 fn drain(t: &mut Trial) -> Step {
     let old = t.begin(Setup { keepers: MANY.to_vec(), ..Setup::default() })?;

@@ -21,6 +21,7 @@ mod interop;
 mod keys;
 mod links;
 mod local;
+mod migration;
 mod mix;
 mod nemesis;
 mod nodes;
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Scenario> {
         commands::ALL,
         reload::ALL,
         everywhere::ALL,
+        migration::ALL,
         guards::ALL,
         children::ALL,
         hooks::ALL,
