@@ -21,7 +21,7 @@ pub const EXIT_USAGE: i32 = 64;
 #[command(
     version,
     about,
-    after_help = "Without a command it runs the daemon.\n\nExamples:\n  keeperd --config keepers.toml   run it\n  keeperd status oracle           who has it, why it moved last, how it ended before\n  keeperd step-down oracle        move it to another host\n  keeperd pause oracle            stop it on this host, until: keeperd resume oracle\n  keeperd logs oracle -f          what it writes here"
+    after_help = "Without a command it runs the daemon.\n\nExamples:\n  keeperd --config keepers.toml     run it\n  keeperd status oracle             who has it, why it moved last, how it ended before\n  keeperd locks                     who has what, on all hosts\n  keeperd step-down oracle          move it to another host\n  keeperd pause oracle              stop it on this host, until: keeperd resume oracle\n  keeperd pause oracle --everywhere for a deploy: on all hosts\n  keeperd logs oracle -f            what it writes here"
 )]
 pub struct Cli {
     /// Configuration file.
@@ -126,7 +126,7 @@ pub enum Command {
         #[arg(long)]
         all: bool,
         /// End its pause on all hosts.
-        #[arg(long, requires = "name")]
+        #[arg(long, conflicts_with = "all")]
         everywhere: bool,
         #[command(flatten)]
         wait: Wait,

@@ -210,6 +210,9 @@ fn a_mistake_in_the_command_line_is_64_for_every_command() {
         &["resume", "a", "--all"],
         &["restart"],
         &["drain", "a"],
+        &["resume", "--all", "--everywhere"],
+        &["unlock"],
+        &["unlock", "a", "b"],
         &["completions"],
         &["completions", "tcsh"],
         &["man", "more"],
@@ -288,6 +291,10 @@ fn the_manual_page_has_every_command_with_its_options_and_every_exit_code() {
         "Also called stop.",
         "Example: keeperd restart pricing\\-oracle\\-keeper",
         "\\fB78\\fR",
+        "\\fB69\\fR",
+        "\\fB76\\fR",
+        "\\fB126, 127\\fR",
+        ".SS \"keeperd unlock [OPTIONS] <NAME>\"",
     ] {
         assert!(page.out.contains(expected), "{expected:?} is not in\n{}", page.out);
     }
@@ -401,7 +408,9 @@ fn the_status_says_why_a_keeper_was_stopped_also_after_its_lock_is_free() {
 #[test]
 fn help_leads_to_an_example_of_every_command() {
     let help = say(&["--help"]).out;
-    for wanted in ["who has it", "why it moved", "move it to another host", "stop it on this host"] {
+    for wanted in
+        ["who has it", "why it moved", "move it to another host", "stop it on this host", "for a deploy"]
+    {
         assert!(help.contains(wanted), "{help}");
     }
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);

@@ -159,7 +159,7 @@ fn of_nodes(prefix: &str, asked: Visited<Locks>) -> Document {
         let ever: Vec<&str> =
             seen.iter().filter(|(_, lock)| lock.left == Left::Ever).map(|(address, _)| *address).collect();
         if !ever.is_empty() {
-            anomalies.push(format!("never expires on {}", ever.join(", ")));
+            anomalies.push(format!("never expires on {}: keeperd unlock frees it", ever.join(", ")));
         }
         let values = votes.keys().flatten().count();
         if values > 1 {

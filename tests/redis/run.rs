@@ -360,3 +360,43 @@ fn unlock_removes_what_nobody_looks_after_and_refuses_what_somebody_does() {
     assert!(!lives(pid), "{text}");
     assert_eq!(end(run).status.code(), Some(76));
 }
+
+#[test]
+fn without_enough_nodes_or_over_another_client_nothing_is_paused_or_unlocked_in_silence() {
+    let mut place = Place::new();
+    for words in [&["pause", "nobody", "--everywhere"][..], &["resume", "nobody", "--everywhere"]] {
+        let (found, text) = say(&place, words);
+        assert!(found == Some(4) && text.contains("no keeper \"nobody\""), "{words:?}: {found:?} {text}");
+    }
+    for server in &place.servers {
+        let _: String = server.run(&["SET", "redlock:other", "npm", "PX", "120000"]);
+    }
+    let (found, text) = say(&place, &["pause", "oracle", "--everywhere"]);
+    assert!(found == Some(1) && text.contains("heeds no pause"), "{found:?} {text}");
+    let (found, text) = say(&place, &["unlock", "oracle"]);
+    assert!(
+        found == Some(1) && text.contains("a client that is not keeperd has it for 1m"),
+        "{found:?} {text}"
+    );
+    for server in &mut place.servers[1..] {
+        server.kill();
+    }
+    for (words, so) in [
+        (&["pause", "oracle", "--everywhere"][..], "1 of 3 nodes answer, and 2 are needed: it is not paused"),
+        (
+            &["resume", "oracle", "--everywhere"],
+            "1 of 3 nodes answer, and 2 are needed: it may still be paused",
+        ),
+        (&["unlock", "oracle", "--force"], "1 of 3 nodes answer, and 2 are needed: nothing was changed"),
+    ] {
+        let (found, text) = say(&place, words);
+        assert!(found == Some(1) && text.contains(so), "{words:?}: {found:?} {text}");
+    }
+    let local =
+        "host = \"a\"\n[lock]\nengine = \"local\"\n[[keeper]]\nname = \"oracle\"\ncommand = [\"true\"]\n";
+    private(&place.config, local);
+    let (found, text) = say(&place, &["unlock", "oracle"]);
+    assert!(found == Some(1) && text.contains("nothing to unlock"), "{found:?} {text}");
+    let (found, text) = say(&place, &["pause", "oracle", "--everywhere"]);
+    assert!(found == Some(1) && text.contains("has no other hosts"), "{found:?} {text}");
+}
