@@ -95,7 +95,7 @@ pub fn run(options: &Options) -> ExitCode {
 
 /// One run to its end; a panic is a violation like any other.
 fn play(setup: Setup, mutant: Option<Mutant>, telling: Telling) -> (Outcome, World) {
-    let (seed, mode, hours) = (setup.seed, setup.mode, setup.hours());
+    let (seed, mode, restless, hours) = (setup.seed, setup.mode, setup.restless, setup.hours());
     let mut world = World::new(setup, mutant, telling);
     world.describe();
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
@@ -107,6 +107,7 @@ fn play(setup: Setup, mutant: Option<Mutant>, telling: Telling) -> (Outcome, Wor
         Outcome {
             seed,
             mode,
+            restless,
             hours,
             events: world.events,
             terms: 0,
@@ -173,11 +174,20 @@ fn replays(seed: u64, mode: Option<Mode>) -> bool {
     first == told(Telling::Digest) && first.0 == told(Telling::Nothing).0
 }
 
+/// Most hours are peaceful, and most of what happens does not happen in them.
+#[derive(Default)]
+struct Restless {
+    seeds: usize,
+    hours: f64,
+    faults: u64,
+}
+
 /// What was added up.
 #[derive(Default)]
 struct Sum {
     seeds: usize,
     hours: f64,
+    restless: Restless,
     events: u64,
     terms: u64,
     faults: u64,
@@ -194,6 +204,11 @@ impl Sum {
         self.seeds += 1;
         self.healed += usize::from(outcome.mode == Mode::Liveness);
         self.hours += outcome.hours;
+        if outcome.restless {
+            self.restless.seeds += 1;
+            self.restless.hours += outcome.hours;
+            self.restless.faults += outcome.faults;
+        }
         self.events += outcome.events;
         self.terms += outcome.terms;
         self.faults += outcome.faults;
@@ -206,7 +221,7 @@ impl Sum {
 
     fn figures(&self, took: f64) -> String {
         format!(
-            "{:.0} simulated hours in {took:.1} s ({:.0} h/s), {} seeds ({} of them healed in the end), {} events, {} terms, {} faults; a child ran {:.1} % of the time",
+            "{:.0} simulated hours in {took:.1} s ({:.0} h/s), {} seeds ({} of them healed in the end), {} events, {} terms, {} faults; a child ran {:.1} % of the time; of it restless: {:.0} hours, {} seeds, {} faults",
             self.hours,
             self.hours / took,
             self.seeds,
@@ -214,7 +229,10 @@ impl Sum {
             self.events,
             self.terms,
             self.faults,
-            self.served / self.hours * 100.0
+            self.served / self.hours * 100.0,
+            self.restless.hours,
+            self.restless.seeds,
+            self.restless.faults
         )
     }
 }

@@ -40,6 +40,8 @@ pub struct Setup {
     pub wall_spread_us: i64,
     /// Shortest way between a host and a node.
     pub way: Nanos,
+    /// Faults never cease for long: one every half to three ttl.
+    pub restless: bool,
     /// Mean time between faults.
     pub fault_every: Nanos,
     pub ends: Nanos,
@@ -92,7 +94,7 @@ impl Setup {
         };
         let ttl = nanos(ttl);
         let quarantine = (ttl.max(30 * SEC) + ttl.max(30 * SEC) / 100) + 2 * SEC;
-        // Half of the runs are restless; the other half are hours of peace with a fault now and then.
+        // Half of the runs; the other half are hours of peace with a fault now and then.
         let restless = dice.coin();
         let ttls = if restless { dice.between(40, 100) } else { hours_of_ttl };
         let fault_every = ttl * if restless { dice.between(1, 6) } else { dice.between(10, 60) } / 2;
@@ -113,6 +115,7 @@ impl Setup {
             tracking: !dice.chance(100),
             wall_spread_us: spread_us,
             way: dice.scale(50 * US, 2 * MS),
+            restless,
             fault_every,
             ends: ttl * ttls,
             restart: Self::rules(&mut dice, mode, ttl),

@@ -189,6 +189,7 @@ impl Ord for Entry {
 pub struct Outcome {
     pub seed: u64,
     pub mode: Mode,
+    pub restless: bool,
     pub hours: f64,
     pub events: u64,
     pub terms: u64,
@@ -306,6 +307,7 @@ impl World {
         Outcome {
             seed: self.setup.seed,
             mode: self.setup.mode,
+            restless: self.setup.restless,
             hours: self.now as f64 / (3600 * SEC) as f64,
             events: self.events,
             terms: self.guards.len() as u64,
