@@ -2,6 +2,16 @@
 //!
 //! Each sentence runs against Redis 6.2, Redis 7.0 (`redis-server` on the PATH) and Valkey 9.1 (both others under `KEEPERD_TEST_SERVERS`).
 
+// Files of production and of the simulation name these by the crate.
+use keeperd::{core, lock};
+
+#[path = "simulation/clock.rs"]
+#[allow(dead_code, reason = "the simulation uses more of it")]
+mod clock;
+#[path = "simulation/mutants.rs"]
+#[allow(dead_code, reason = "the simulation uses more of it")]
+mod mutants;
+
 #[path = "redis/daemon.rs"]
 mod daemon;
 #[path = "redis/host.rs"]
@@ -50,6 +60,8 @@ mod bids;
 mod compose;
 #[path = "redis/connection.rs"]
 mod connection;
+#[path = "redis/differential/mod.rs"]
+mod differential;
 #[path = "redis/pauses.rs"]
 mod pauses;
 #[path = "redis/run.rs"]

@@ -63,6 +63,13 @@ impl Node {
         self.lock.is_some_and(|key| self.released == Some(key.value))
     }
 
+    /// Lock and shadow, the token, and of the fence `o`, `l` and `x`.
+    #[allow(dead_code, reason = "tests/redis compares it with a real node")]
+    pub fn kept(&self) -> ([Option<Value>; 2], FencingToken, [Option<Value>; 3]) {
+        let (lock, shadow) = self.value();
+        ([lock, shadow], self.token, [self.owner, self.leased, self.released])
+    }
+
     /// Carries out one script. The answer is what the decoder makes of its reply.
     pub fn carry_out(&mut self, variant: &Variant, now: Instant, request: &Request) -> Answer {
         self.expire(now);

@@ -29,14 +29,14 @@ pub struct Fence {
     pub o: u128,
     pub x: u128,
     pub l: u128,
-    host: u8,
+    pub host: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Marker {
     pub run: u32,
     pub until: u64,
-    span: u64,
+    pub span: u64,
 }
 
 /// What a disk would hold.
@@ -46,17 +46,17 @@ pub struct Data {
     pub shadow: Option<Key>,
     pub fence: Fence,
     pub marker: Option<Marker>,
-    bid: Option<Offer>,
+    pub bid: Option<Offer>,
     /// In true time: whoever resumes does so wherever it was paused, also on a node that was away.
     pub paused_until: Nanos,
 }
 
 /// A preferred host's bid.
 #[derive(Clone, Copy, Debug)]
-struct Offer {
-    host: u8,
-    priority: Priority,
-    expires_ms: u64,
+pub struct Offer {
+    pub host: u8,
+    pub priority: Priority,
+    pub expires_ms: u64,
 }
 
 /// What a reply reveals of the marker.
@@ -287,22 +287,22 @@ impl Node {
         let mut left = match mine {
             Some(marker) => {
                 *seen = MarkerSeen::Until(marker.until);
-                marker.until.saturating_sub(us)
+                Some(marker.until.saturating_sub(us)).filter(|left| *left > 0)
             }
             None => {
                 *seen = MarkerSeen::Lost;
-                terms.quarantine_us
+                Some(terms.quarantine_us)
             }
         };
         if self.is(Mutant::NoQuarantine) || self.is(Mutant::MarkerOnConnectOnly) {
-            left = 0;
+            left = None;
         }
         let held = self.lock().or(self.shadow()).map(|_| self.held(us));
         if self.paused {
             LookAnswer::Paused { pause: pause(), held }
         } else if let Some(held) = held {
             LookAnswer::Held(held)
-        } else if left > 0 {
+        } else if let Some(left) = left {
             LookAnswer::Quarantined { remaining: Duration::from_micros(left) }
         } else {
             LookAnswer::Free { token: FencingToken(self.data.fence.t) }

@@ -340,8 +340,8 @@ pub(super) fn time(reply: &Value) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scripts::Keys;
     use super::*;
-    use crate::lock::redis::scripts::Keys;
     use proptest::prelude::*;
     use std::time::Duration;
 
