@@ -21,6 +21,12 @@ SOON_S = 20
 QUARANTINE_S = 32.3
 
 
+def can_raise_limits():
+    """CAP_SYS_RESOURCE, without which no host here can give LimitRTPRIO= and LimitMEMLOCK= to anybody."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("CapEff:")[1].split()[0], 16) >> 24 & 1 == 1
+
+
 class Fleet:
     def __init__(self, base, work, first, second):
         self.work, self.second = work, second
@@ -154,21 +160,25 @@ class Fleet:
             entry = next(entry for entry in status["keepers"] if entry["name"] == keeper)
             if entry["role"] != "leader" or entry["token"] != life.token:
                 raise Failed(str(entry))
-            cgroup = host.cgroup_of(life.pid)
-            if (f"/keeperd.service/keeperd.{keeper}.{life.token}." in cgroup) != (host.name != "k3"):
-                raise Failed(f"{host.name}: {cgroup}")
-            host.do("test", "-w", f"/sys/fs/cgroup{cgroup}/cgroup.kill")
-            guards = host.do("ps", "-eo", "cls=,pid=,comm=").splitlines()
-            guards = [line.split() for line in guards if line.endswith("keeperd-guard")]
-            if not guards or any(kind != "RR" for kind, _, _ in guards):
-                raise Failed(f"{host.name}: guards are not in the real-time class: {guards}")
-            if "VmLck:\t       0 kB" in host.do("cat", f"/proc/{guards[0][1]}/status"):
-                raise Failed(f"{host.name}: the memory of a guard is not locked")
-            environment = host.ask("cat", f"/proc/{life.pid}/environ")
-            if self.password in environment or "CREDENTIALS_DIRECTORY" in environment:
-                raise Failed("the password is in the keeper's environment")
-            if "NoNewPrivs:\t1" not in host.ask("cat", f"/proc/{life.pid}/status"):
-                raise Failed("the keeper may gain rights")
+            self.fitted_out(host, keeper, life)
+
+    def fitted_out(self, host, keeper, life, realtime=True):
+        """Control group, real-time class and memory of a term, and what its keeper must not have."""
+        cgroup = host.cgroup_of(life.pid)
+        if (f"/keeperd.service/keeperd.{keeper}.{life.token}." in cgroup) != (host.name != "k3"):
+            raise Failed(f"{host.name}: {cgroup}")
+        host.do("test", "-w", f"/sys/fs/cgroup{cgroup}/cgroup.kill")
+        guards = host.do("ps", "-eo", "cls=,pid=,comm=").splitlines()
+        guards = [line.split() for line in guards if line.endswith("keeperd-guard")]
+        if not guards or (realtime and any(kind != "RR" for kind, _, _ in guards)):
+            raise Failed(f"{host.name}: guards are not in the real-time class: {guards}")
+        if realtime and "VmLck:\t       0 kB" in host.do("cat", f"/proc/{guards[0][1]}/status"):
+            raise Failed(f"{host.name}: the memory of a guard is not locked")
+        environment = host.ask("cat", f"/proc/{life.pid}/environ")
+        if self.password in environment or "CREDENTIALS_DIRECTORY" in environment:
+            raise Failed("the password is in the keeper's environment")
+        if "NoNewPrivs:\t1" not in host.ask("cat", f"/proc/{life.pid}/status"):
+            raise Failed("the keeper may gain rights")
 
     def stop(self):
         host = self.moves("systemctl stop", lambda host: host.do("systemctl", "stop", "keeperd"), SOON_S)
@@ -212,19 +222,36 @@ class Fleet:
         if "Watchdog timeout" not in host.journal():
             raise Failed("it was not the watchdog")
 
-    def kill_without_cgroups(self):
-        """Guard and daemon of the host without control groups: systemd ends what they leave."""
-        host = self.host("k3")
+    def gather(self, host):
+        """Every keeper to this host."""
+        others = [other for other in self.keepers if other is not host]
+        for other in others:
+            other.do("keeperd", "drain")
+        wait_until(f"{host.name} has them all", SOON_S, lambda: all(life and life.host == host.name for life in self.holders().values()))
+        for other in others:
+            other.do("keeperd", "resume", "--all")
+
+    def as_user(self):
+        """With the drop-in of the README: nothing of keeperd is root."""
+        host = self.host("k2")
+        drop_in = "/etc/systemd/system/keeperd.service.d/user.conf"
+        host.write(drop_in, "[Service]\nUser=keeperd\nCapabilityBoundingSet=\n")
+        host.do("systemctl", "daemon-reload")
+        host.do("systemctl", "restart", "keeperd")
+        self.gather(host)
+        if set(host.do("ps", "-o", "user=", "-C", "keeperd,keeperd-guard").split()) != {"keeperd"}:
+            raise Failed(host.do("ps", "-eo", "user,pid,comm"))
         for keeper, life in self.holders().items():
-            if life.host != "k3":
-                self.host(life.host).do("keeperd", "pause", keeper)
-        for other in self.keepers:
-            if other.name != "k3":
-                other.do("keeperd", "drain")
-        wait_until("k3 has them all", SOON_S, lambda: all(life and life.host == "k3" for life in self.holders().values()))
-        for other in self.keepers:
-            if other.name != "k3":
-                other.do("keeperd", "resume", "--all")
+            self.fitted_out(host, keeper, life, can_raise_limits())
+        self.moves("kill -9 of the daemon, not root", lambda host: host.kill_daemon("SIGKILL"), SOON_S)
+        self.came_back(host, 0)
+        (host.root / drop_in.lstrip("/")).unlink()
+        host.do("systemctl", "daemon-reload")
+        host.do("systemctl", "restart", "keeperd")
+
+    def kill_without_cgroups(self):
+        host = self.host("k3")
+        self.gather(host)
         restarts = int(host.show("NRestarts")["NRestarts"])
         self.moves("kill -9 of the daemon, no control groups", lambda host: host.kill_daemon("SIGKILL"), SOON_S)
         self.came_back(host, restarts)
@@ -389,6 +416,7 @@ def main():
         ("systemctl reload moves nothing; a wrong file is refused and says so", fleet.reload),
         ("kill -9 of the daemon: handed over by the guards, started again by systemd", fleet.kill),
         ("the same where there are no control groups", fleet.kill_without_cgroups),
+        ("with User= nothing of keeperd is root, and it does the same", fleet.as_user),
         ("a stopped daemon: its lease ends, then the watchdog", fleet.hang),
         ("power-off of a keeper host", fleet.power_off),
         ("systemctl poweroff of a keeper host: handed over before the network goes", fleet.shut_down),

@@ -87,8 +87,8 @@ class Host:
         self.nspawn = subprocess.Popen(
             ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", f"--machine={self.name}", f"--directory={self.root}",
              f"--network-bridge={BRIDGE}", f"--bind={self.shared}:/fleet", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
-             # For the guards' locked memory, which a real host has.
-             "--capability=CAP_IPC_LOCK"],
+             # What a real host has: for locked memory and for limits.
+             "--capability=CAP_IPC_LOCK,CAP_SYS_RESOURCE"],
             env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             stdin=subprocess.DEVNULL, stdout=self.console, stderr=self.console, preexec_fn=enter,
         )
