@@ -2,7 +2,7 @@
 
 use super::locks::visit_all;
 use crate::config::{Config, LocalConfig, LockConfig, RedisConfig};
-use crate::lock::redis::survey::{Facts, Left, Locks, Quarantine};
+use crate::lock::redis::survey::{Facts, Info, Left, Locks, Quarantine};
 use crate::observe::plain::plain;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -19,7 +19,10 @@ const VERSION_MIN: (u32, u32) = (6, 2);
 #[derive(Debug, Serialize)]
 struct Document {
     verdict: &'static str,
+    /// How many can vote, now or when their quarantine is over.
     healthy: usize,
+    /// How many of them do so now.
+    voting: usize,
     quorum: usize,
     nodes: Vec<Node>,
     findings: Vec<Finding>,
@@ -99,6 +102,13 @@ fn examine(redis: &RedisConfig) -> io::Result<Document> {
     let answers: Vec<(&String, &Facts)> =
         visited.iter().filter_map(|(address, facts)| Some((address, &facts.as_ref().ok()?.0))).collect();
     judge_together(&answers, &mut findings);
+    if redis.restart_quarantine.is_zero() {
+        findings.push(Finding {
+            node: None,
+            what: "restart_quarantine is off: nodes that lose their data can elect a second leader".into(),
+            advice: "leave the key out, except for trying things".into(),
+        });
+    }
     if redis.nodes.len() == 1 {
         findings.push(Finding {
             node: None,
@@ -109,28 +119,37 @@ fn examine(redis: &RedisConfig) -> io::Result<Document> {
     // Two addresses of one server are one vote.
     let mut runs: Vec<&str> = Vec::new();
     for ((_, facts), node) in visited.iter().zip(&mut nodes) {
-        if let Ok((facts, _)) = facts {
-            node.usable &= !runs.contains(&facts.run_id.as_str());
-            runs.push(&facts.run_id);
+        if let Ok((Facts { info: Some(info), .. }, _)) = facts {
+            node.usable &= !runs.contains(&info.run_id.as_str());
+            runs.push(&info.run_id);
         }
     }
-    let healthy = nodes.iter().filter(|node| node.usable).count();
-    Ok(Document { verdict: verdict(healthy, quorum, &findings), healthy, quorum, nodes, findings })
+    Ok(Document::of(nodes, quorum, findings))
 }
 
-fn verdict(healthy: usize, quorum: usize, findings: &[Finding]) -> &'static str {
-    if healthy < quorum {
-        "no quorum: nothing can be elected, and what runs will stop"
-    } else if findings.is_empty() {
-        "healthy"
-    } else {
-        "a quorum, and something to do"
+impl Document {
+    fn of(nodes: Vec<Node>, quorum: usize, findings: Vec<Finding>) -> Document {
+        let healthy = nodes.iter().filter(|node| node.usable).count();
+        let voting =
+            nodes.iter().filter(|node| node.usable && node.quarantine_remaining_ms.is_none()).count();
+        let verdict = if healthy < quorum {
+            "no quorum: nothing can be elected, and what runs will stop"
+        } else if voting < quorum {
+            "no quorum yet: nothing can be elected before enough quarantines are over"
+        } else if findings.is_empty() {
+            "healthy"
+        } else {
+            "a quorum, and something to do"
+        };
+        Document { verdict, healthy, voting, quorum, nodes, findings }
     }
 }
 
 fn unreachable_node(address: &str, error: &str, findings: &mut Vec<Finding>) -> Node {
     let lower = error.to_lowercase();
-    let advice = if ["wrongpass", "noauth", "authentication"].iter().any(|w| lower.contains(w)) {
+    let advice = if lower.contains("noauth") {
+        "it wants a password: name a file with it as password_file in [lock], or put it in the address"
+    } else if ["wrongpass", "authentication"].iter().any(|w| lower.contains(w)) {
         "user name or password is wrong: set both as the server's ACL has them"
     } else if lower.contains("noperm") {
         "this user may not even ask: give it the rights in config/README.md"
@@ -172,46 +191,23 @@ fn judge(
     let mut find = |what: String, advice: &str| {
         findings.push(Finding { node: Some(address.to_owned()), what, advice: advice.to_owned() });
     };
-    if facts.role != "master" {
-        find(
-            format!("is a {}, not a master: what it is told may be lost", facts.role),
-            "name three independent masters; keeperd wants no replication",
-        );
+    for denied in &facts.denied {
+        let allow = format!("ACL SETUSER … {}", allowing(&denied.right));
+        match denied.costs {
+            None => find(format!("denies {}: {}", denied.right, denied.words), &allow),
+            Some(costs) => find(format!("denies {}: {costs}", denied.right), &allow),
+        }
     }
-    for (command, words) in &facts.denied {
-        find(format!("denies {command}: {words}"), "give this user the rights in config/README.md");
-    }
-    if version(&facts.version).is_some_and(|version| version < VERSION_MIN) {
-        find(format!("is Redis {}", facts.version), "6.2 is the oldest that is tested: upgrade it");
-    }
-    if facts.eviction != "noeviction" {
-        find(
-            format!("evicts keys when its memory is full ({})", facts.eviction),
-            "maxmemory-policy noeviction, or locks vanish under load",
-        );
-    }
-    match (facts.append_only, facts.snapshots, facts.fsync.as_deref()) {
-        (false, Some(true), _) => find(
-            "keeps snapshots only: a crash loses the last minutes".into(),
-            "appendonly yes and appendfsync always",
-        ),
-        (false, ..) => find(
-            "has no append-only file: a restart loses every lock and token".into(),
-            "appendonly yes and appendfsync always",
-        ),
-        (true, _, Some(fsync)) if fsync != "always" => find(
-            format!("has appendfsync {fsync}: a crash may lose the last second"),
-            "appendfsync always; until then the restart quarantine covers it",
-        ),
-        (true, ..) => {}
+    if let Some(info) = &facts.info {
+        judge_server(info, facts, redis, &mut find);
     }
     if facts.ahead_us.abs() > CLOCK_APART_US {
-        find(format!("its clock is {} of this host's", apart(facts.ahead_us)), "let NTP set both");
+        find(format!("its clock is {} this host's", apart(facts.ahead_us)), "let NTP set both");
     }
     if let Some(nodes) = facts.nodes.filter(|nodes| *nodes != redis.nodes.len() as u64) {
         find(
             format!("was last used as one of {nodes} nodes, not {}", redis.nodes.len()),
-            "let all hosts name the same nodes; then DEL keeperd:node on it",
+            "stop every keeperd, DEL keeperd:node there, start with one list of nodes everywhere",
         );
     }
     let quarantine = match facts.quarantine {
@@ -228,37 +224,84 @@ fn judge(
         ),
         (_, Some(left)) => find(
             format!("was restarted or flushed: it votes again in {}", say(left)),
-            "wait; the others go on meanwhile",
+            "wait: it is over by itself",
         ),
     }
     let ever: Vec<&str> =
         locks.seen.iter().filter(|(_, l)| l.left == Left::Ever).map(|(name, _)| &**name).collect();
     if let Some(first) = ever.first() {
-        let more = if ever.len() > 1 { format!(" and {} more", ever.len() - 1) } else { String::new() };
-        find(
-            format!("the lock {first}{more} never expires: it votes for nobody else"),
-            "if no process holds it: keeperd unlock NAME",
-        );
+        let what = match ever.len() {
+            1 => format!("the lock {first} never expires"),
+            more => format!("the lock {first} and {} more never expire", more - 1),
+        };
+        find(format!("{what}: it votes for nobody else"), "if no process holds it: keeperd unlock NAME");
     }
+    let info = facts.info.as_ref();
     Node {
         address: address.to_owned(),
-        usable: facts.role == "master" && facts.denied.is_empty(),
+        usable: info.is_some_and(|info| info.role == "master")
+            && facts.denied.iter().all(|denied| denied.costs.is_some())
+            && facts.nodes.is_none_or(|nodes| nodes == redis.nodes.len() as u64),
         error: None,
         round_trip_us: Some(facts.round_trip.as_micros() as u64),
-        version: Some(facts.version.clone()),
-        role: Some(facts.role.clone()),
-        uptime_s: Some(facts.uptime.as_secs()),
-        eviction: Some(facts.eviction.clone()),
-        append_only: Some(facts.append_only),
+        version: info.map(|info| info.version.clone()),
+        role: info.map(|info| info.role.clone()),
+        uptime_s: info.map(|info| info.uptime.as_secs()),
+        eviction: info.map(|info| info.eviction.clone()),
+        append_only: info.map(|info| info.append_only),
         clock_ahead_ms: Some(facts.ahead_us / 1000),
         quarantine_remaining_ms: quarantine.map(|left| left.as_millis() as u64),
-        denied: facts.denied.iter().map(|(command, _)| command.clone()).collect(),
+        denied: facts.denied.iter().map(|denied| denied.right.clone()).collect(),
+    }
+}
+
+/// As a rule of an ACL.
+fn allowing(right: &str) -> String {
+    if right.starts_with('~') { right.to_owned() } else { format!("+{right}") }
+}
+
+fn judge_server(info: &Info, facts: &Facts, redis: &RedisConfig, find: &mut impl FnMut(String, &str)) {
+    if info.role != "master" {
+        find(
+            format!("is a {}, not a master: what it is told may be lost", info.role),
+            "name three independent masters; keeperd wants no replication",
+        );
+    }
+    if version(&info.version).is_some_and(|version| version < VERSION_MIN) {
+        find(format!("is Redis {}", info.version), "6.2 is the oldest that is tested: upgrade it");
+    }
+    if info.eviction != "noeviction" {
+        find(
+            format!("evicts keys when its memory is full ({})", info.eviction),
+            "maxmemory-policy noeviction, or locks vanish under load",
+        );
+    }
+    match (info.append_only, facts.snapshots, facts.fsync.as_deref()) {
+        (false, Some(true), _) => find(
+            "keeps snapshots only: a crash loses the last minutes".into(),
+            "appendonly yes and appendfsync always",
+        ),
+        (false, ..) => find(
+            "has no append-only file: a restart loses every lock and token".into(),
+            "appendonly yes and appendfsync always",
+        ),
+        (true, _, Some(fsync)) if fsync != "always" => find(
+            format!("has appendfsync {fsync}: a crash may lose the last second"),
+            if redis.restart_quarantine.is_zero() {
+                "appendfsync always: no restart quarantine covers it"
+            } else {
+                "appendfsync always; until then the restart quarantine covers it"
+            },
+        ),
+        (true, ..) => {}
     }
 }
 
 fn judge_together(answers: &[(&String, &Facts)], findings: &mut Vec<Finding>) {
     for (place, (address, facts)) in answers.iter().enumerate() {
-        if let Some((other, _)) = answers[..place].iter().find(|(_, other)| other.run_id == facts.run_id) {
+        let run = |facts: &Facts| facts.info.as_ref().map(|info| info.run_id.clone());
+        let same = |other: &Facts| run(other).is_some() && run(other) == run(facts);
+        if let Some((other, _)) = answers[..place].iter().find(|(_, other)| same(other)) {
             findings.push(Finding {
                 node: Some((*address).clone()),
                 what: format!("is the same server as {other}: together they have one vote"),
@@ -276,7 +319,7 @@ fn judge_together(answers: &[(&String, &Facts)], findings: &mut Vec<Finding>) {
     if apart_us > CLOCK_APART_US {
         findings.push(Finding {
             node: None,
-            what: format!("the clock of {} is {} of {}'s", ahead.0, apart(apart_us), behind.0),
+            what: format!("the clock of {} is {} {}'s", ahead.0, apart(apart_us), behind.0),
             advice: "let NTP set all of them".into(),
         });
     }
@@ -301,8 +344,7 @@ fn examine_directory(local: &LocalConfig) -> Document {
             unreachable_node(&shown, &error.to_string(), &mut Vec::new())
         }
     };
-    let healthy = usize::from(usable.is_ok());
-    Document { verdict: verdict(healthy, 1, &findings), healthy, quorum: 1, nodes: vec![node], findings }
+    Document::of(vec![node], 1, findings)
 }
 
 fn version(text: &str) -> Option<(u32, u32)> {
@@ -311,7 +353,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
 }
 
 fn apart(us: i64) -> String {
-    let word = if us < 0 { "behind" } else { "ahead" };
+    let word = if us < 0 { "behind" } else { "ahead of" };
     format!("{} ms {word}", us.abs() / 1000)
 }
 
@@ -357,12 +399,7 @@ fn print(document: &Document, out: &mut dyn Write) -> io::Result<()> {
         super::check::wrapped(out, &plain(&format!("! {about}{what}")))?;
         super::check::wrapped(out, &plain(&format!("→ {advice}")))?;
     }
-    writeln!(
-        out,
-        "\n{} of {} nodes can vote, {} are needed:\n{}",
-        document.healthy,
-        document.nodes.len(),
-        document.quorum,
-        document.verdict
-    )
+    let Document { verdict, healthy, voting, quorum, nodes, .. } = document;
+    let now = if voting < healthy { format!(", {voting} of them now") } else { String::new() };
+    writeln!(out, "\n{healthy} of {} nodes can vote{now}, {quorum} are needed:\n{verdict}", nodes.len())
 }

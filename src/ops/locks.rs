@@ -227,8 +227,13 @@ fn of_files(files: Vec<local::Holding>) -> Vec<Lock> {
 }
 
 fn print(document: &Document, out: &mut dyn Write) -> io::Result<()> {
-    if document.locks.is_empty() {
+    let asked = document.nodes.iter().filter(|node| node.error.is_none()).count();
+    // The local engine has no nodes to ask.
+    if document.locks.is_empty() && (document.nodes.is_empty() || asked > document.nodes.len() / 2) {
         return writeln!(out, "nobody holds a lock");
+    }
+    if document.locks.is_empty() {
+        return writeln!(out, "unknown: {asked} of {} nodes said what they hold", document.nodes.len());
     }
     writeln!(out, "{:<28} {:>5} {:>9} {:>17}  HOLDER", "LOCK", "VOTES", "LEFT", "TOKEN")?;
     for lock in &document.locks {

@@ -150,10 +150,68 @@ fn passwords_and_rights_that_are_missing_are_named() {
     };
     assert_eq!(with("half:s3cret")["nodes"][0]["denied"], serde_json::json!(["set", "script|load"]));
     let elsewhere = with("elsewhere:s3cret");
-    assert_eq!(elsewhere["nodes"][0]["denied"], serde_json::json!(["get", "pttl", "set", "pexpire", "del"]));
+    assert_eq!(elsewhere["nodes"][0]["denied"], serde_json::json!(["~redlock:*"]));
     let wrong = with("half:wrong");
     let advice = wrong["findings"][0]["advice"].as_str().expect("text");
     assert!(advice.contains("password is wrong"), "{wrong:#}");
+}
+
+#[test]
+fn a_node_that_wants_a_password_is_told_of_once_and_nothing_is_claimed_of_the_rest() {
+    let servers = three();
+    settle(&servers);
+    let _: () = servers[0].run(&["CONFIG", "SET", "requirepass", "s3cret"]);
+    let (code, document, text) = ask(doctor::run, &configured(&addresses(&servers)));
+    assert_eq!((code, document["findings"].as_array().map(Vec::len)), (1, Some(1)), "{text}");
+    assert!(text.contains("it wants a password"), "{text}");
+}
+
+#[test]
+fn rights_that_can_be_done_without_are_named_and_cost_no_vote() {
+    let servers = three();
+    settle(&servers);
+    let rights = ["-scan", "-client|tracking", "-script|load", "-info"];
+    for server in &servers {
+        for right in rights {
+            let name = right.replace(['-', '|'], "");
+            let _: () = server.run(&["ACL", "SETUSER", &name, "on", ">s3cret", "~*", "+@all", right]);
+        }
+    }
+    let as_user = |name: &str| {
+        let port = |server: &Server| server.tcp_url().rsplit(':').next().expect("a port").to_owned();
+        let nodes =
+            servers.each_ref().map(|server| format!("redis://{name}:s3cret@127.0.0.1:{}", port(server)));
+        configured(&nodes)
+    };
+    for (name, right) in
+        [("scan", "scan"), ("clienttracking", "client|tracking"), ("scriptload", "script|load")]
+    {
+        let (code, document, text) = ask(doctor::run, &as_user(name));
+        assert_eq!((code, &document["voting"]), (1, &serde_json::json!(3)), "{text}");
+        assert_eq!(document["nodes"][0]["denied"], serde_json::json!([right]), "{text}");
+    }
+    let (code, document, text) = ask(doctor::run, &as_user("info"));
+    assert_eq!((code, findings(&document).len()), (2, 3), "one a node, for the right: {text}");
+    let (code, _, text) = ask(locks::run, &as_user("scan"));
+    assert_eq!((code, text.contains("unknown: 0 of 3")), (1, true), "{text}");
+}
+
+#[test]
+fn nodes_that_do_not_vote_now_are_no_quorum() {
+    let servers = three();
+    let config = configured(&addresses(&servers));
+    let (code, document, text) = ask(doctor::run, &config);
+    assert_eq!((code, &document["voting"]), (1, &serde_json::json!(0)), "{text}");
+    assert!(
+        text.contains("3 of 3 nodes can vote, 0 of them now") && text.contains("no quorum yet"),
+        "{text}"
+    );
+    settle(&servers);
+    for server in &servers[..2] {
+        let _: i64 = server.run(&["HSET", "keeperd:node", "n", "5"]);
+    }
+    let (code, _, text) = ask(doctor::run, &config);
+    assert_eq!(code, 2, "they vote for nobody with another number: {text}");
 }
 
 #[test]

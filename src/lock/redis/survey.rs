@@ -4,7 +4,7 @@ use super::endpoint::{Connected, Endpoint, tls_trouble};
 use super::scripts::{Keys, MARKER};
 use super::{link, reply};
 use crate::core::request::{Holder, Pause};
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisError, Value};
+use redis::{AsyncConnectionConfig, Pipeline, ProtocolVersion, RedisError, Value};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,17 +53,12 @@ pub struct Locks {
     pub cut: bool,
 }
 
-/// What a node says of itself.
+/// How a node is, and what it lets this user do.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Facts {
     pub round_trip: Duration,
-    pub version: String,
-    pub run_id: String,
-    pub role: String,
-    pub uptime: Duration,
-    /// `noeviction`, or what it throws away when its memory is full.
-    pub eviction: String,
-    pub append_only: bool,
+    /// Absent: this user may not ask.
+    pub info: Option<Info>,
     /// What `CONFIG` says of it, where this user may ask.
     pub fsync: Option<String>,
     pub snapshots: Option<bool>,
@@ -72,8 +67,31 @@ pub struct Facts {
     pub quarantine: Quarantine,
     /// The number of nodes it was last used with; absent when it is new.
     pub nodes: Option<u64>,
-    /// Commands that were refused, with the node's own words.
-    pub denied: Vec<(String, String)>,
+    /// Commands and keys that were refused, as the ACL names them.
+    pub denied: Vec<Denied>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Info {
+    pub version: String,
+    pub run_id: String,
+    pub role: String,
+    pub uptime: Duration,
+    /// `noeviction`, or what it throws away when its memory is full.
+    pub eviction: String,
+    pub append_only: bool,
+}
+
+/// A right that this user has not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Denied {
+    /// `set`, `script|load`, `~redlock:*`.
+    pub right: String,
+    /// The node's own.
+    pub words: String,
+    /// What is slower or unknown for want of it; absent: without it the node is no vote.
+    pub costs: Option<&'static str>,
 }
 
 /// Whether a node votes in elections.
@@ -175,6 +193,11 @@ impl Visit {
         pipe.cmd("TIME");
         let replies = self.all(&pipe).await?;
         let round_trip = sent.elapsed();
+        if let Some(error) = replies.first().and_then(link::error_in)
+            && error.code() == Some("NOAUTH")
+        {
+            return Err(error.to_string());
+        }
         let here = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let node_us = replies.first().and_then(reply::time);
         let ahead_us = node_us.map_or(0, |us| us as i64 - (here - round_trip / 2).as_micros() as i64);
@@ -184,29 +207,26 @@ impl Visit {
         pipe.cmd("CONFIG").arg("GET").arg("appendfsync").cmd("CONFIG").arg("GET").arg("save");
         let replies = self.all(&pipe).await?;
         let [info, marker, fsync, save] = replies.as_slice() else { return Err("too few answers".into()) };
-        let info = reply::text(info).and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
-        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let run_id = field("run_id").unwrap_or_default().to_owned();
+        let info = reply::text(info).and_then(|text| Info::read(&String::from_utf8(text).ok()?));
         let marker = texts(marker);
         let until_us = marker.get(1).and_then(|text| text.as_ref()?.parse::<u64>().ok());
         let quarantine = match (marker.first(), until_us, node_us) {
-            (Some(Some(run)), Some(until), Some(now)) if *run == run_id => match until.checked_sub(now) {
-                Some(0) | None => Quarantine::Over,
-                Some(left) => Quarantine::For(Duration::from_micros(left)),
-            },
+            (Some(Some(run)), Some(until), Some(now))
+                if info.as_ref().is_none_or(|info| *run == info.run_id) =>
+            {
+                match until.checked_sub(now) {
+                    Some(0) | None => Quarantine::Over,
+                    Some(left) => Quarantine::For(Duration::from_micros(left)),
+                }
+            }
             _ => Quarantine::NotBegun,
         };
         let second = |value: &Value| texts(value).into_iter().nth(1).flatten();
         Ok(Facts {
             round_trip,
-            version: field("redis_version").unwrap_or("unknown").to_owned(),
-            role: field("role").unwrap_or("unknown").to_owned(),
-            uptime: Duration::from_secs(field("uptime_in_seconds").and_then(|s| s.parse().ok()).unwrap_or(0)),
-            eviction: field("maxmemory_policy").unwrap_or("unknown").to_owned(),
-            append_only: field("aof_enabled") == Some("1"),
+            info,
             fsync: second(fsync),
             snapshots: second(save).map(|save| !save.is_empty()),
-            run_id,
             ahead_us,
             quarantine,
             nodes: marker.get(2).and_then(|text| text.as_ref()?.parse().ok()),
@@ -215,68 +235,84 @@ impl Visit {
     }
 
     /// Tries every command that keeperd needs, in a way that changes no lock.
-    async fn denied(&self, prefix: &str) -> Result<Vec<(String, String)>, String> {
+    async fn denied(&self, prefix: &str) -> Result<Vec<Denied>, String> {
         let lock = format!("{prefix}{NOBODY}");
         let side = format!("keeperd:{NOBODY}");
-        let tries: Vec<Cmd> = [
-            &["INFO", "server"][..],
-            &["TIME"],
-            &["GET", &lock],
-            &["PTTL", &lock],
-            &["SET", &lock, "x", "XX", "PX", "1"],
-            &["PEXPIRE", &lock, "1"],
-            &["DEL", &lock],
-            &["GET", &side],
-            &["HSET", &side, "x", "x"],
-            &["HGET", &side, "x"],
-            &["HMGET", &side, "x", "y"],
-            &["DEL", &side],
-            &["EVAL", "return 1", "0"],
+        let tries = [
+            (&["INFO", "server"][..], None),
+            (&["TIME"], None),
+            (&["GET", &lock], None),
+            (&["PTTL", &lock], None),
+            (&["SET", &lock, "x", "XX", "PX", "1"], None),
+            (&["PEXPIRE", &lock, "1"], None),
+            (&["DEL", &lock], None),
+            (&["GET", &side], None),
+            (&["HSET", &side, "x", "x"], None),
+            (&["HGET", &side, "x"], None),
+            (&["HMGET", &side, "x", "y"], None),
+            (&["DEL", &side], None),
+            (&["EVAL", "return 1", "0"], None),
             // Of "return 1"; that it is not loaded, or is, is all one.
-            &["EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0"],
-            &["SCRIPT", "LOAD", "return 1"],
-        ]
-        .iter()
-        .map(|words| {
-            let mut cmd = redis::cmd(words[0]);
-            cmd.arg(&words[1..]);
-            cmd
-        })
-        .collect();
+            (&["EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0"], None),
+            (&["SCRIPT", "LOAD", "return 1"], Some("scripts are sent with every request")),
+            (
+                &["CLIENT", "TRACKING", "OFF"],
+                Some("standbys poll, so that a hand-over takes up to half a ttl"),
+            ),
+            // Refused for another reason where tracking is off.
+            (
+                &["CLIENT", "CACHING", "YES"],
+                Some("standbys poll, so that a hand-over takes up to half a ttl"),
+            ),
+            (
+                &["SCAN", "0", "COUNT", "1"],
+                Some("locks cannot be listed, and one that never expires is not found here"),
+            ),
+        ];
         let mut pipe = Pipeline::new();
-        for cmd in &tries {
-            pipe.add_command(cmd.clone());
+        for (words, _) in &tries {
+            pipe.cmd(words[0]).arg(&words[1..]);
         }
         let replies = self.all(&pipe).await?;
-        let refused = tries.iter().zip(&replies).filter_map(|(cmd, reply)| {
-            let error = link::error_in(reply).filter(is_refusal)?;
-            Some((name(cmd), error.to_string()))
-        });
-        let mut refused: Vec<(String, String)> = refused.collect();
-        refused.dedup_by(|a, b| a.0 == b.0);
+        let mut refused: Vec<Denied> = Vec::new();
+        for ((words, costs), reply) in tries.into_iter().zip(&replies) {
+            let Some(error) = link::error_in(reply).filter(is_refusal) else { continue };
+            let said = error.to_string();
+            // Of Redis 7 and of 6.2.
+            let right = match words.get(1) {
+                Some(key) if said.contains("access a key") || said.contains("of the keys") => {
+                    format!("~{}*", if *key == side { "keeperd:" } else { prefix })
+                }
+                Some(which) if matches!(words[0], "SCRIPT" | "CLIENT") => {
+                    format!("{}|{which}", words[0]).to_lowercase()
+                }
+                Some(_) | None => words[0].to_lowercase(),
+            };
+            if !refused.iter().any(|denied| denied.right == right) {
+                refused.push(Denied { right, words: said, costs });
+            }
+        }
         Ok(refused)
+    }
+}
+
+impl Info {
+    fn read(text: &str) -> Option<Info> {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Some(Info {
+            // Valkey names itself so, and in the other field the Redis it is compatible with.
+            version: field("valkey_version").or(field("redis_version"))?.to_owned(),
+            run_id: field("run_id")?.to_owned(),
+            role: field("role")?.to_owned(),
+            uptime: Duration::from_secs(field("uptime_in_seconds")?.parse().ok()?),
+            eviction: field("maxmemory_policy")?.to_owned(),
+            append_only: field("aof_enabled")? == "1",
+        })
     }
 }
 
 fn is_refusal(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOPERM" | "NOAUTH" | "WRONGPASS"))
-}
-
-/// The command, and with `SCRIPT` which.
-fn name(cmd: &Cmd) -> String {
-    let words = cmd.args_iter().filter_map(|word| {
-        if let redis::Arg::Simple(word) = word {
-            Some(String::from_utf8_lossy(word).to_lowercase())
-        } else {
-            None
-        }
-    });
-    let words: Vec<String> = words.take(2).collect();
-    match words.as_slice() {
-        [command, which] if command == "script" => format!("{command}|{which}"),
-        [command, ..] => command.clone(),
-        [] => String::new(),
-    }
 }
 
 /// From `GET`, `PTTL` of the lock, `GET` of its shadow, and the fence. Nothing: it has just gone.
