@@ -155,6 +155,8 @@ struct Shell {
     slot: Slot,
     view: KeeperView,
     history: History,
+    /// The other keeperd that had it last: host and pid.
+    predecessor: Option<(String, u32)>,
     /// How the main process ended last.
     ended: Option<guard::Exit>,
     /// Tells the edge how the main processes of this term end.
@@ -176,6 +178,7 @@ impl Shell {
             slot: Slot::Empty,
             view,
             history,
+            predecessor: None,
             ended: None,
             ends: None,
             stale_view: true,
@@ -544,6 +547,10 @@ impl Shell {
             {
                 // Why it moved is what people ask afterwards.
                 reason = format!("{}; {reason}", last.reason);
+            } else if let (Event::RoleChanged { reason: Reason::Won, .. }, Some((host, pid))) =
+                (event, self.predecessor.take())
+            {
+                reason = format!("{reason}; before, {host} had it (keeperd's pid {pid})");
             }
             self.view.last_change = Some(LastChange { at, reason });
             self.stale_view = true;
@@ -588,6 +595,11 @@ impl Shell {
                 value: String::from_utf8_lossy(&held.value).into_owned(),
             }),
         };
+        if let (None, Some(HolderView { host: Some(host), pid: Some(pid), .. })) =
+            (election.value(), &self.view.holder)
+        {
+            self.predecessor = Some((host.clone(), *pid));
+        }
         if self.stale_view || self.view != before {
             self.stale_view = !self.keeper.shared.board.try_put(&self.keeper.panel, &self.view);
         }

@@ -84,6 +84,11 @@ fn is_held(keeper: &Keeper) -> bool {
     matches!(keeper.role.as_str(), "leader" | "stepping_down" | "finished")
 }
 
+/// A start of the child, also one that has ended since.
+fn last_run(keeper: &Keeper) -> Option<(Option<u32>, &str)> {
+    keeper.history.last().map(|run| (run.pid, run.started.as_str()))
+}
+
 type Outcome = Result<i32, Box<dyn std::error::Error>>;
 
 struct Talk<'a> {
@@ -115,7 +120,7 @@ impl<'a> Talk<'a> {
             Deed::StepDown => !is_held(keeper),
             Deed::Pause => is_paused(keeper),
             Deed::Resume => !is_paused(keeper),
-            Deed::Restart => !is_held(keeper) || keeper.pid.is_some_and(|pid| Some(pid) != before.pid),
+            Deed::Restart => !is_held(keeper) || last_run(keeper) != last_run(&before),
         })?;
         let keeper = match done {
             Ok(keeper) => keeper,
@@ -130,7 +135,13 @@ impl<'a> Talk<'a> {
             Deed::Pause if is_held(&before) => SUCCESSOR_OF_PAUSED,
             Deed::Pause | Deed::Resume | Deed::Restart => Duration::ZERO,
         };
-        self.tell(&self.successors(vec![keeper], |_| true, wait)?, out)?;
+        let keepers = self.successors(vec![keeper], |_| true, wait)?;
+        self.tell(&keepers, out)?;
+        let others = keepers.iter().all(|keeper| !is_held(keeper) && keeper.holder.is_some());
+        if deed == Deed::StepDown && is_held(&before) && !others {
+            eprintln!("keeperd: {name} was given up here, and no other host took it");
+            return Ok(EXIT_REFUSED);
+        }
         Ok(0)
     }
 

@@ -2,7 +2,7 @@
 
 use super::terminal::{View, paragraph};
 use crate::observe::plain::plain;
-use crate::observe::status::{Keeper, Node, Run, Status};
+use crate::observe::status::{Keeper, Node, Reload, Run, Status};
 use anstyle::AnsiColor;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -14,6 +14,12 @@ use std::time::Duration;
 pub fn print(status: &Status, view: View, out: &mut dyn Write) -> io::Result<()> {
     let (host, version) = (plain(&status.host), plain(&status.version));
     writeln!(out, "{host} (pid {}), keeperd {version}", status.pid)?;
+    if let Some(Reload { at, ok: false }) = &status.reload {
+        let (seconds, _) = at.split_once('.').unwrap_or((at, ""));
+        let what =
+            format!("! the reload of {seconds}Z was refused, and changed nothing: keeperd reload says why");
+        writeln!(out, "{}", view.painted(&plain(&what), Some(AnsiColor::Red)))?;
+    }
     writeln!(out, "\n{:<28} {:<13} {:>17} {:>8} {:>9}", "KEEPER", "ROLE", "TOKEN", "PID", "LEASE")?;
     for keeper in &status.keepers {
         first_column(out, &keeper.name, 28)?;
@@ -104,7 +110,10 @@ fn colour_of(state: &str) -> Option<AnsiColor> {
 }
 
 fn say_why(keeper: &Keeper) -> String {
-    let why = keeper.last_change.as_ref().map_or("since the start", |change| change.reason.as_str());
+    let why = keeper.last_change.as_ref().map_or("since the start".to_owned(), |change| {
+        let (seconds, _) = change.at.split_once('.').unwrap_or((&change.at, ""));
+        format!("{seconds}Z: {}", change.reason)
+    });
     let holder = match (&keeper.holder, keeper.role.as_str()) {
         (_, "leader") | (None, _) => String::new(),
         (Some(holder), _) => match (&holder.host, holder.pid) {

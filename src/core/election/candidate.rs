@@ -351,7 +351,8 @@ impl Attempt {
         cx.emit(Event::Elected { outcome: ElectionOutcome::Won, votes: votes.clone() });
         let elected =
             Elected { lease, t0: self.started, first_round: self.first_round, valid_until, start_by };
-        let term = Term::begin(cx, now.boot, elected);
+        let mut term = Term::begin(cx, now.boot, elected);
+        term.extension.last_votes.clone_from(&votes);
         Change::to(State::Leader(Box::new(term)), Reason::Won).with_votes(votes)
     }
 

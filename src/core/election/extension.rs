@@ -51,6 +51,7 @@ pub(super) struct Extension {
     /// The last extension rounds, for answers that come after their round.
     pub recent: [RoundId; ROUNDS_KEPT],
     pub renewed_at: Instant,
+    /// Of the last extension, at first of the election.
     pub last_votes: Vec<(NodeId, Said)>,
     /// Bids and pauses that came with this round's answers.
     pub bids: NodeMap<Bid>,

@@ -124,6 +124,8 @@ impl Visit {
     /// When the node refuses, or falls silent.
     pub async fn locks(&self, prefix: &str) -> Result<Locks, String> {
         let (mut keys, mut cut) = self.keys(prefix).await?;
+        // Under no prefix these would be found, too.
+        keys.retain(|key| !key.starts_with("keeperd:"));
         // A paused lock that nobody has is known by its fence alone.
         let Keys { fence, .. } = Keys::of(prefix);
         let before = fence.strip_suffix('}').unwrap_or(&fence);
