@@ -1,4 +1,4 @@
-//! A host: its clocks and its daemon, the shell around the production `Election` (`src/keeper.rs` without sockets).
+//! A host: its clocks and its daemon, the shell around the production `Election` (`src/keeper/` without sockets).
 
 use crate::clock::{BootClock, MS, NEVER, Nanos, SEC, US};
 use crate::core::election::{
