@@ -7,6 +7,7 @@ import json
 import secrets
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from hosts import Failed, Host, make_bridge, now_ns, run, wait_until
@@ -19,6 +20,7 @@ TTL_S = 4
 SOON_S = 20
 # A node that has restarted, or is new, does not vote for this long: 30 s × 1.01 + 2 s.
 QUARANTINE_S = 32.3
+BIRTHS = 15
 
 
 def can_raise_limits():
@@ -234,10 +236,10 @@ class Fleet:
     def as_user(self):
         """With the drop-in of the README: nothing of keeperd is root."""
         host = self.host("k2")
-        drop_in = "/etc/systemd/system/keeperd.service.d/user.conf"
-        host.write(drop_in, "[Service]\nUser=keeperd\nCapabilityBoundingSet=\n")
-        host.do("systemctl", "daemon-reload")
-        host.do("systemctl", "restart", "keeperd")
+        with self.other(host, "User=keeperd\nCapabilityBoundingSet="):
+            self.is_no_root(host)
+
+    def is_no_root(self, host):
         self.gather(host)
         if set(host.do("ps", "-o", "user=", "-C", "keeperd,keeperd-guard").split()) != {"keeperd"}:
             raise Failed(host.do("ps", "-eo", "user,pid,comm"))
@@ -245,9 +247,6 @@ class Fleet:
             self.fitted_out(host, keeper, life, can_raise_limits())
         self.moves("kill -9 of the daemon, not root", lambda host: host.kill_daemon("SIGKILL"), SOON_S)
         self.came_back(host, 0)
-        (host.root / drop_in.lstrip("/")).unlink()
-        host.do("systemctl", "daemon-reload")
-        host.do("systemctl", "restart", "keeperd")
 
     def kill_without_cgroups(self):
         host = self.host("k3")
@@ -274,24 +273,56 @@ class Fleet:
         self.boot([host])
         wait_until("keeperd runs after the boot", SOON_S, lambda: host.show("ActiveState")["ActiveState"] == "active", 0.2)
 
+    @contextmanager
+    def other(self, host, drop_in, more=""):
+        """One host with a drop-in for its unit, and with more in its configuration."""
+        file = "/etc/systemd/system/keeperd.service.d/other.conf"
+        text = (HERE / "keepers.toml").read_text()
+        host.write(file, f"[Service]\n{drop_in}\n")
+        host.write("/etc/keeperd/keepers.toml", text + more)
+        host.do("systemctl", "daemon-reload")
+        host.do("systemctl", "restart", "keeperd")
+        yield
+        host.write("/etc/keeperd/keepers.toml", text)
+        (host.root / file.lstrip("/")).unlink()
+        host.do("systemctl", "daemon-reload")
+        host.do("systemctl", "restart", "keeperd")
+
+    def births(self):
+        """What it costs that children are moved into the cgroup of their term, where clone3 is unknown."""
+        host = self.keepers[0]
+        for value in ("yes", "no"):
+            with self.other(host, f"RestrictNamespaces={value}", "\n[[keeper]]\nname = \"births\"\ncommand = [\"sleep\", \"1000\"]\n"):
+                for _ in range(BIRTHS):
+                    wait_until("it runs", SOON_S, lambda: host.ask("pgrep", "-fx", "sleep 1000").strip())
+                    # No other host has this keeper: nobody to wait for.
+                    host.ask("keeperd", "pause", "births", "--timeout", "500ms")
+                    host.do("keeperd", "resume", "births", "--timeout", f"{SOON_S}s")
+                told = host.ask("journalctl", "-u", "keeperd", "KEEPERD_KEEPER=births", "-o", "json", "-n", str(20 * BIRTHS)).splitlines()
+            won, took = None, []
+            for entry in map(json.loads, told):
+                at = int(entry["_SOURCE_REALTIME_TIMESTAMP"])
+                if entry["MESSAGE"].startswith("leader: won"):
+                    won = at
+                elif entry["MESSAGE"].startswith("child runs"):
+                    took.append((at - won) / 1000)
+            took = sorted(took[-BIRTHS:])
+            print(f"      from the election to the child, RestrictNamespaces={value}: "
+                  f"median {took[len(took) // 2]:.1f} ms, longest {took[-1]:.1f} ms, n {len(took)}", flush=True)
+
     def isolated(self):
         """What the README says `isolate = "pid"` needs."""
         host = self.keepers[0]
-        drop_in = "/etc/systemd/system/keeperd.service.d/isolate.conf"
-        text = (HERE / "keepers.toml").read_text()
-        host.write(drop_in, "[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN\nRestrictNamespaces=no\nSystemCallFilter=@mount\n")
-        host.write("/etc/keeperd/keepers.toml", text + "\n[[keeper]]\nname = \"isolated\"\ncommand = [\"sleep\", \"1000\"]\nisolate = \"pid\"\n")
-        host.do("systemctl", "daemon-reload")
-        host.do("systemctl", "restart", "keeperd")
+        drop_in = "CapabilityBoundingSet=CAP_SYS_ADMIN\nRestrictNamespaces=no\nSystemCallFilter=@mount"
+        with self.other(host, drop_in, "\n[[keeper]]\nname = \"isolated\"\ncommand = [\"sleep\", \"1000\"]\nisolate = \"pid\"\n"):
+            self.is_isolated(host)
+
+    def is_isolated(self, host):
         wait_until("it runs", SOON_S, lambda: host.ask("pgrep", "-fx", "sleep 1000").strip())
         namespaces = host.do("cat", f"/proc/{host.ask('pgrep', '-fx', 'sleep 1000').split()[0]}/status").split("NSpid:")[1].splitlines()[0]
         # Outside, on the host, and in its own.
         if len(namespaces.split()) < 2 or namespaces.split()[-1] == namespaces.split()[-2]:
             raise Failed(f"it is not in a namespace of its own: {namespaces}")
-        host.write("/etc/keeperd/keepers.toml", text)
-        (host.root / drop_in.lstrip("/")).unlink()
-        host.do("systemctl", "daemon-reload")
-        host.do("systemctl", "restart", "keeperd")
 
     def cut(self, way):
         host = self.moves(f"network of the host cut, {way}", lambda host: host.cut(way), SOON_S + TTL_S)
@@ -421,6 +452,7 @@ def main():
         ("power-off of a keeper host", fleet.power_off),
         ("systemctl poweroff of a keeper host: handed over before the network goes", fleet.shut_down),
         ("a keeper with isolate = \"pid\" runs with the drop-in that the README gives", fleet.isolated),
+        ("terms are born in their cgroup with RestrictNamespaces=no, else moved there", fleet.births),
         ("the network of the holder is cut", lambda: fleet.cut("both")),
         ("it hears nothing", lambda: fleet.cut("in")),
         ("nobody hears it", lambda: fleet.cut("out")),
