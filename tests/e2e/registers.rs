@@ -149,7 +149,9 @@ fn broken_fence(keeper: &str, taken: &[Taken]) -> Vec<Violation> {
         } else if replaced.contains(new.instance.as_str()) {
             "a child that had been replaced"
         } else {
-            if new.instance != old.instance {
+            if new.token > old.token {
+                replaced.clear();
+            } else if new.instance != old.instance {
                 replaced.insert(&old.instance);
             }
             current = Some(new);
