@@ -79,12 +79,17 @@ class Fleet:
     def host(self, name):
         return next(host for host in self.keepers if host.name == name)
 
-    def holders(self):
-        return {keeper: self.witness.holder(keeper) for keeper in KEEPERS}
+    def holders(self, since=None):
+        return {keeper: self.witness.holder(keeper, since) for keeper in KEEPERS}
 
     def all_run(self, within_s):
-        wait_until("all keepers run", within_s, lambda: all(self.holders().values()))
-        return self.holders()
+        since = now_ns()
+
+        def all_live():
+            now = self.holders(since)
+            return all(now.values()) and now
+
+        return wait_until("all keepers run", within_s, all_live)
 
     def step(self, title, story):
         began = time.monotonic()
@@ -156,7 +161,7 @@ class Fleet:
                 raise Failed(str(host.show("ActiveState", "Type", "NRestarts")))
             if "running here" not in host.show("StatusText")["StatusText"]:
                 raise Failed(str(host.show("StatusText")))
-        for keeper, life in self.holders().items():
+        for keeper, life in self.all_run(SOON_S).items():
             host = self.host(life.host)
             status = json.loads(host.do("keeperd", "status", keeper, "--json"))
             entry = next(entry for entry in status["keepers"] if entry["name"] == keeper)
@@ -196,7 +201,7 @@ class Fleet:
 
     def reload(self):
         self.unmoved(1, lambda: [host.do("systemctl", "reload", "keeperd") for host in self.keepers])
-        host = self.host(self.holders()["bash"].host)
+        host = self.host(self.all_run(SOON_S)["bash"].host)
         text = (HERE / "keepers.toml").read_text()
         host.write("/etc/keeperd/keepers.toml", text.replace("ttl = \"4s\"", "ttl = \"4 parsecs\""))
         self.unmoved(1, lambda: host.do("systemctl", "reload", "keeperd"))
@@ -229,7 +234,8 @@ class Fleet:
         others = [other for other in self.keepers if other is not host]
         for other in others:
             other.do("keeperd", "drain")
-        wait_until(f"{host.name} has them all", SOON_S, lambda: all(life and life.host == host.name for life in self.holders().values()))
+        since = now_ns()
+        wait_until(f"{host.name} has them all", SOON_S, lambda: all(life and life.host == host.name for life in self.holders(since).values()))
         for other in others:
             other.do("keeperd", "resume", "--all")
 
@@ -243,7 +249,7 @@ class Fleet:
         self.gather(host)
         if set(host.do("ps", "-o", "user=", "-C", "keeperd,keeperd-guard").split()) != {"keeperd"}:
             raise Failed(host.do("ps", "-eo", "user,pid,comm"))
-        for keeper, life in self.holders().items():
+        for keeper, life in self.all_run(SOON_S).items():
             self.fitted_out(host, keeper, life, can_raise_limits())
         self.moves("kill -9 of the daemon, not root", lambda host: host.kill_daemon("SIGKILL"), SOON_S)
         self.came_back(host, 0)
@@ -385,7 +391,7 @@ class Fleet:
 
     def refused_upgrade(self):
         """A configuration that the new version does not accept: the old one runs on."""
-        host = self.host(self.holders()["python"].host)
+        host = self.host(self.all_run(SOON_S)["python"].host)
         text = (HERE / "keepers.toml").read_text()
         host.write("/etc/keeperd/keepers.toml", text + "\n[[keeper]]\nname = \"python\"\n")
         self.unmoved(1, lambda: host.do("apt-get", "install", "-y", "--reinstall", f"/fleet/{self.second.name}"))

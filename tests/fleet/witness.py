@@ -58,10 +58,11 @@ class Witness:
         self.read()
         return sorted((life for life in self.lives.values() if life.keeper == keeper), key=lambda life: life.first)
 
-    def holder(self, keeper):
-        """Who lives now."""
+    def holder(self, keeper, since=None):
+        """Who has shown a sign of life since then, or lately: then it may be dead by now."""
         lives = self.of(keeper)
-        return lives[-1] if lives and now_ns() - lives[-1].last < ALIVE_NS else None
+        since = now_ns() - ALIVE_NS if since is None else since
+        return lives[-1] if lives and lives[-1].last > since else None
 
     def alarms(self):
         """Every breach of what is promised, in words, and the longest overlap in ms."""
