@@ -113,6 +113,13 @@ impl Server {
         command.query(&mut con).unwrap_or_else(|e| panic!("{words:?}: {e}"))
     }
 
+    /// How often that command was carried out, in scripts too.
+    pub fn calls(&self, command: &str) -> u64 {
+        let info: String = self.run(&["INFO", "commandstats"]);
+        let calls = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        calls.and_then(|rest| rest.split(',').next()).map_or(0, |n| n.parse().expect("a number"))
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().expect("our own child");
         self.child.wait().expect("our own child");

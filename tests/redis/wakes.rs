@@ -4,6 +4,8 @@ use super::host::*;
 use super::server::{Server, Version};
 use keeperd::core::lease::FencingToken;
 use keeperd::core::request::*;
+use keeperd::lock::redis::NodeState;
+use std::time::Duration;
 
 fn granted(token: u64) -> Answer {
     Answer::Acquire(AcquireAnswer::Granted { token: FencingToken(token) })
@@ -24,6 +26,53 @@ sentence! {
         assert!(matches!(b.look().await, Answer::Look(LookAnswer::Free { .. })));
         assert_eq!(a.release(1).await, Answer::Released);
         assert!(!b.touched_meanwhile().await, "a repeated release is no news");
+    }
+}
+
+sentence! {
+    async fn a_standby_that_has_seen_the_holder_reads_little_and_misses_nothing(server: Server) {
+        let mut a = Host::serving(&server, "host-a").await;
+        let mut b = Host::serving(&server, "host-b").await;
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        let first = b.look().await;
+        let before = server.calls("pttl");
+        for _ in 0..3 {
+            assert_eq!(a.extend(1, 1000).await, Answer::Extend(ExtendAnswer::Ok));
+            let (Answer::Look(LookAnswer::Held(seen)), Answer::Look(LookAnswer::Held(first))) = (b.look().await, &first) else {
+                panic!("nobody has it")
+            };
+            assert_eq!((&seen.value, &seen.holder, seen.token), (&first.value, &first.holder, first.token));
+        }
+        assert_eq!(server.calls("pttl") - before, 3, "of the lock alone, and not of its shadow");
+        // A larger token in the fence is seen although the holder is the same.
+        assert_eq!(a.extend(1, 2000).await, Answer::Extend(ExtendAnswer::Ok));
+        b.until_touched().await;
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Held(held)) if held.token == FencingToken(2000)));
+        // So is a pause.
+        let _: i64 = server.run(&["HSET", FENCE, "p", "1 host-c"]);
+        b.until_touched().await;
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Paused { held: Some(_), .. })));
+        let _: i64 = server.run(&["HDEL", FENCE, "p"]);
+        b.until_touched().await;
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Held(_))));
+        // Deleted by hand, the shadow keeps it.
+        let _: i64 = server.run(&["DEL", KEY]);
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Held(held)) if held.holder.is_some()));
+        assert_eq!(a.release(1).await, Answer::Released);
+        b.until_touched().await;
+        assert!(matches!(b.look().await, Answer::Look(LookAnswer::Free { .. })));
+    }
+}
+
+sentence! {
+    async fn a_marker_deleted_under_quiet_standbys_is_missed(server: Server) {
+        let quarantine = Duration::from_millis(500);
+        let mut a = Host::with(&server, Options { quarantine, ..Options::default() }).await;
+        a.until_state(NodeState::Serving).await;
+        assert_eq!(a.acquire(1, 1000).await, granted(1000));
+        let _: i64 = server.run(&["DEL", "keeperd:node"]);
+        a.until_state(NodeState::Quarantined).await;
+        a.until_state(NodeState::Serving).await;
     }
 }
 

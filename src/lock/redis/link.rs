@@ -2,15 +2,16 @@
 
 use super::endpoint::{Connected, Endpoint, tls_trouble};
 use super::offset::Offset;
-use super::reply::{self, Adopted, Reply};
+use super::reply::{self, Adopted, Marker, Reply};
 use super::scripts::{Batch, Context, Digests, Invocation, Keys, MARKER, Script};
 use crate::clock;
-use crate::core::request::Answer;
+use crate::core::request::{Answer, Held, LookAnswer};
 use crate::core::time::Instant;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, ProtocolVersion, PushInfo, PushKind};
 use redis::{RedisError, ServerErrorKind, Value};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -115,8 +116,12 @@ pub(super) struct Link {
     /// What is refused there and can be done without.
     lacks: RefCell<Option<String>>,
     pub(super) rtt: Cell<Option<Duration>>,
-    pub(super) heard: Cell<Instant>,
     pub(super) timeouts: Cell<u32>,
+    /// By fence key: what the last whole look found. As long as no change of the fence is pushed, and the same value stands under the lock
+    /// key, the rest need not be read again.
+    seen: RefCell<BTreeMap<Vec<u8>, Held>>,
+    /// Changes that we know of: one that comes beside a look outdates it.
+    changes: Cell<u64>,
     /// The marker has to be adopted again.
     pub(super) marker_lost: Notify,
     /// The end of it: closed by the peer, or given up by us.
@@ -186,8 +191,9 @@ impl Link {
             tracking: Cell::new(false),
             lacks: RefCell::new(refused.map(|e| format!("scripts are sent with every request: {e}"))),
             rtt: Cell::new(None),
-            heard: Cell::new(now),
             timeouts: Cell::new(0),
+            seen: RefCell::default(),
+            changes: Cell::new(0),
             marker_lost: Notify::new(),
             lost,
             given_up: RefCell::new(None),
@@ -227,7 +233,15 @@ impl Link {
 
     /// Sends one batch and reads what it means; the caller keeps the time limit.
     pub(super) async fn exchange(&self, batch: &Batch, context: &Context<'_>) -> Result<Reply, RedisError> {
-        let sent = clock::boot();
+        let fence = context.keys.fence.as_bytes();
+        if !batch.is_look() {
+            self.forget(Some(fence)); // NOLOOP says nothing of our own writes
+        } else if let Some(seen) = self.taken(fence)
+            && let Some(held) = self.glance(context.keys, &seen).await?
+        {
+            return Ok(Reply { answer: Answer::Look(LookAnswer::Held(held)), ..Reply::silent() });
+        }
+        let (sent, changes) = (clock::boot(), self.changes.get());
         let (pipe, at) = batch.pipeline(context.keys, Some(&self.digests), self.tracking.get());
         let mut replies = self.connected.con.clone().send_packed_commands(&pipe, 0, pipe.len()).await?;
         if matches!(replies.get(at), Some(Value::ServerError(e)) if e.kind() == Some(ServerErrorKind::NoScript))
@@ -245,12 +259,51 @@ impl Link {
             return Err(error);
         }
         self.note(reply.node_us, sent, received);
+        if let Answer::Look(LookAnswer::Held(held)) = &reply.answer
+            && reply::is_by_lock_key(deciding, held)
+        {
+            self.remember(context.keys, held, changes);
+        }
         Ok(reply)
+    }
+
+    /// The same holder as before, or `None`: then a whole look is due.
+    async fn glance(&self, keys: &Keys, seen: &Held) -> Result<Option<Held>, RedisError> {
+        let (sent, changes) = (clock::boot(), self.changes.get());
+        let mut pipe = Pipeline::new();
+        pipe.cmd("GET").arg(&keys.lock).cmd("PTTL").arg(&keys.lock);
+        let replies = self.connected.con.clone().send_packed_commands(&pipe, 0, pipe.len()).await?;
+        self.note(None, sent, clock::boot());
+        let held = reply::glance(&replies, seen);
+        if let Some(held) = &held {
+            self.remember(keys, held, changes);
+        }
+        Ok(held)
+    }
+
+    /// A keeperd only: a legacy client writes no fence, so nothing would be pushed.
+    fn remember(&self, keys: &Keys, held: &Held, changes: u64) {
+        if self.tracking.get() && held.holder.is_some() && self.changes.get() == changes {
+            self.seen.borrow_mut().insert(keys.fence.clone().into_bytes(), held.clone());
+        }
+    }
+
+    fn taken(&self, fence: &[u8]) -> Option<Held> {
+        self.seen.borrow_mut().remove(fence)
+    }
+
+    /// This key was written, or all of them.
+    pub(super) fn forget(&self, key: Option<&[u8]>) {
+        self.changes.set(self.changes.get() + 1);
+        let mut seen = self.seen.borrow_mut();
+        match key {
+            Some(key) => drop(seen.remove(key)),
+            None => seen.clear(),
+        }
     }
 
     fn note(&self, node_us: Option<u64>, sent: Instant, received: Instant) {
         self.timeouts.set(0);
-        self.heard.set(received);
         self.rtt.set(Some(received.since(sent)));
         if let Some(node_us) = node_us {
             let mut offset = self.offset.get();
@@ -285,14 +338,15 @@ impl Link {
             .collect())
     }
 
-    /// A sign of life, when nothing else was said for a while.
-    pub(super) async fn ping(&self, limit: Duration) -> Result<(), RedisError> {
+    /// A sign of life, and of the marker, which most looks do not read.
+    pub(super) async fn ping(&self, nodes: u8, limit: Duration) -> Result<Marker, RedisError> {
         let sent = clock::boot();
         let mut pipe = Pipeline::new();
-        pipe.cmd("TIME");
+        pipe.cmd("HMGET").arg(MARKER).arg(&["run_id", "until", "n"]).cmd("TIME");
         let replies = all(&self.connected.con, &pipe, limit).await?;
-        self.note(replies.first().and_then(reply::time), sent, clock::boot());
-        Ok(())
+        self.note(replies.get(1).and_then(reply::time), sent, clock::boot());
+        let marker = replies.first().and_then(|reply| reply::marker(reply, &self.run_id, nodes));
+        Ok(marker.unwrap_or(Marker::Unsaid))
     }
 
     /// Ends the connection; everything in flight on it becomes silent at once.

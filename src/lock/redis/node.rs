@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 const IN_FLIGHT: usize = 4096;
 /// A link that lived this long starts the back-off anew.
 const STEADY: Duration = Duration::from_secs(1);
-/// After this long without a word the node is asked for one, so that a dead one is known before it is needed.
+/// A node is asked for a word this often, so that a dead one is known before it is needed.
 const QUIET: Duration = Duration::from_secs(5);
 /// In a row, while nothing is held.
 const TIMEOUTS: u32 = 3;
@@ -201,11 +201,13 @@ impl Node {
     fn handle_touched(&self, link: &Link, touched: Touched) {
         match touched {
             Touched::Everything => {
+                link.forget(None);
                 self.post_all(FromNode::Touched { node: self.id });
                 link.marker_lost.notify_one();
             }
             Touched::Keys(keys) => {
                 for key in keys {
+                    link.forget(Some(&key));
                     if key == MARKER.as_bytes() {
                         link.marker_lost.notify_one();
                     }
@@ -226,10 +228,11 @@ impl Node {
                     link.give_up(trouble);
                 }
             });
-        } else if clock::boot().since(link.heard.get()) >= QUIET {
+        } else {
             tokio::task::spawn_local(async move {
-                if let Err(error) = link.ping(limit).await {
-                    node.note_error(&link, "time", &error, limit);
+                match link.ping(node.shared.terms.nodes, limit).await {
+                    Ok(marker) => node.note_marker(&link, marker),
+                    Err(error) => node.note_error(&link, "time", &error, limit),
                 }
             });
         }

@@ -260,12 +260,17 @@ pub(super) fn look(replies: &[Value], context: &Context<'_>) -> Option<Reply> {
     let [fence, lock, lock_left, shadow, shadow_left, marker, time, ..] = replies else { return None };
     let us = self::time(time)?;
     let (held, pause) = holding(fence, [lock, lock_left], [shadow, shadow_left])?;
-    let (marker, voting) = look_at_marker(marker, us, context)?;
-    let answer = match (pause, held, voting) {
-        (Some(pause), held, _) => LookAnswer::Paused { pause, held },
-        (None, Some(held), _) => LookAnswer::Held(held),
-        (None, None, Ok(())) => LookAnswer::Free { token: token_of(fence)? },
-        (None, None, Err(remaining)) => LookAnswer::Quarantined { remaining },
+    let marker = self::marker(marker, context.run_id, context.nodes)?;
+    let left = match marker {
+        Marker::Until(until) => Duration::from_micros(until.saturating_sub(us)),
+        Marker::Lost | Marker::Unsaid => context.quarantine,
+    };
+    let votes = matches!(marker, Marker::Until(_)) && left.is_zero();
+    let answer = match (pause, held) {
+        (Some(pause), held) => LookAnswer::Paused { pause, held },
+        (None, Some(held)) => LookAnswer::Held(held),
+        (None, None) if votes => LookAnswer::Free { token: token_of(fence)? },
+        (None, None) => LookAnswer::Quarantined { remaining: left },
     };
     Some(Reply { marker, ..said(us, Answer::Look(answer)) })
 }
@@ -317,19 +322,23 @@ pub(super) fn evicted(replies: &[Value]) -> Option<Evicted> {
     }
 }
 
-fn look_at_marker(
-    marker: &Value,
-    now_us: u64,
-    context: &Context<'_>,
-) -> Option<(Marker, Result<(), Duration>)> {
-    let [run_id, until, nodes] = items(marker)? else { return None };
-    let mine = text(run_id).is_some_and(|run| run == context.run_id.as_bytes())
-        && number::<u8>(nodes) == Some(context.nodes);
-    let Some(until) = number::<u64>(until).filter(|_| mine) else {
-        return Some((Marker::Lost, Err(context.quarantine)));
-    };
-    let left = Duration::from_micros(until.saturating_sub(now_us));
-    Some((Marker::Until(until), if left.is_zero() { Ok(()) } else { Err(left) }))
+/// Whether the value that a look found stands under the lock key, and not only under the shadow.
+pub(super) fn is_by_lock_key(look: &[Value], held: &Held) -> bool {
+    look.get(1).and_then(text).as_ref() == Some(&held.value)
+}
+
+/// Whether the same holder has it still, for how long: the replies to `GET` and `PTTL` of the lock.
+pub(super) fn glance(replies: &[Value], seen: &Held) -> Option<Held> {
+    let [lock, left] = replies else { return None };
+    let left = number::<i64>(left).filter(|left| *left > 0)?;
+    (text(lock)? == seen.value).then(|| Held { remaining: remaining(left), ..seen.clone() })
+}
+
+/// `run_id`, `until` and `n` of the marker.
+pub(super) fn marker(reply: &Value, run: &str, of_nodes: u8) -> Option<Marker> {
+    let [run_id, until, nodes] = items(reply)? else { return None };
+    let mine = text(run_id).is_some_and(|id| id == run.as_bytes()) && number::<u8>(nodes) == Some(of_nodes);
+    Some(number(until).filter(|_| mine).map_or(Marker::Lost, Marker::Until))
 }
 
 /// The reply to `TIME`, in µs.

@@ -256,6 +256,10 @@ impl Batch {
         format!("{:?}", self.request).to_lowercase()
     }
 
+    pub(super) fn is_look(&self) -> bool {
+        self.request == Kind::Look
+    }
+
     /// The commands, and which of the replies decide.
     pub(super) fn pipeline(
         &self,
