@@ -81,16 +81,15 @@ pub async fn follow(output: TermOutput) -> io::Result<()> {
     let mut first = Source::new(Stream::Stdout, stdout)?;
     let mut second = Source::new(Stream::Stderr, stderr)?;
     let mut lines = Lines { outlet, token, waiting: Waiting::default(), last: VecDeque::new() };
-    let mut buffer = vec![0; READ_SIZE];
     while first.is_open() || second.is_open() {
         let retry_at = (!lines.waiting.is_empty()).then(|| Instant::now() + RETRY_AFTER);
         let wake_at = [first.flush_at, second.flush_at, retry_at].into_iter().flatten().min();
         tokio::select! {
-            () = first.ready() => first.read(&mut buffer, &mut lines),
-            () = second.ready() => second.read(&mut buffer, &mut lines),
+            () = first.ready() => first.read(&mut lines),
+            () = second.ready() => second.read(&mut lines),
             Some(end) = ended.recv() => {
-                first.read_what_is_left(&mut buffer, &mut lines);
-                second.read_what_is_left(&mut buffer, &mut lines);
+                first.read_what_is_left(&mut lines);
+                second.read_what_is_left(&mut lines);
                 lines.waiting.pass_on(&lines.outlet, lines.token);
                 lines.run_ended(end);
             }
@@ -198,21 +197,23 @@ impl Source {
         }
     }
 
-    /// One piece.
-    fn read(&mut self, buffer: &mut [u8], lines: &mut Lines) {
+    /// One piece. On the stack: a buffer of its own for each term would be most of the daemon's memory.
+    fn read(&mut self, lines: &mut Lines) {
+        let mut buffer = [0; READ_SIZE];
         let Some(pipe) = &self.pipe else { return };
-        let read = pipe.try_read(buffer);
-        self.take(read, buffer, lines);
+        let read = pipe.try_read(&mut buffer);
+        self.take(read, &buffer, lines);
     }
 
     /// Past the runtime, which may not have seen yet that there is something.
-    fn read_what_is_left(&mut self, buffer: &mut [u8], lines: &mut Lines) {
+    fn read_what_is_left(&mut self, lines: &mut Lines) {
+        let mut buffer = [0; READ_SIZE];
         let mut left = LEFT_MAX;
         while left > 0
             && let Some(pipe) = &self.pipe
         {
-            let read = nix::unistd::read(pipe, buffer).map_err(io::Error::from);
-            match self.take(read, buffer, lines) {
+            let read = nix::unistd::read(pipe, &mut buffer).map_err(io::Error::from);
+            match self.take(read, &buffer, lines) {
                 0 => break,
                 length => left = left.saturating_sub(length),
             }
