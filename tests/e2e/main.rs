@@ -18,6 +18,8 @@ mod naive;
 mod probe;
 mod procs;
 mod proxy;
+#[path = "../../benches/side_by_side/quorum.rs"]
+mod quorum;
 mod registers;
 mod report;
 mod runner;

@@ -445,6 +445,17 @@ impl Trial {
         format!("redlock:{KEEPER}")
     }
 
+    /// When the lock will have expired on a quorum.
+    pub fn quorum_free_at(&self) -> Step<u64> {
+        let key = Self::lock_key();
+        let mut ends = Vec::new();
+        for node in &self.nodes {
+            ends.push(node.expires_at(&key)?.unwrap_or_else(boot_ns));
+        }
+        ends.sort_unstable();
+        ends.get(self.nodes.len() / 2).copied().ok_or_else(|| failure("no nodes"))
+    }
+
     // === The witness ===
 
     pub fn figure(&mut self, text: impl Into<String>) {
