@@ -70,14 +70,19 @@ pub fn drain(socket: &Path, until: Until, manner: Manner, out: &mut dyn Write) -
 
 /// Ends a drain, and every pause on this host; the exit code.
 pub fn resume_all(socket: &Path, manner: Manner, out: &mut dyn Write) -> i32 {
-    let resumed = |keeper: &Keeper| !is_paused(keeper) || keeper.paused_everywhere;
     client::finish(
-        Talk::open(socket, manner).and_then(|talk| talk.all("/v1/resume", resumed, SUCCESSOR_OF_PAUSED, out)),
+        Talk::open(socket, manner)
+            .and_then(|talk| talk.all("/v1/resume", is_resumed, SUCCESSOR_OF_PAUSED, out)),
     )
 }
 
 fn is_paused(keeper: &Keeper) -> bool {
     keeper.role == "paused"
+}
+
+/// What keeps it paused is no command to this host.
+fn is_resumed(keeper: &Keeper) -> bool {
+    !is_paused(keeper) || keeper.paused_everywhere
 }
 
 fn is_held(keeper: &Keeper) -> bool {
@@ -119,7 +124,7 @@ impl<'a> Talk<'a> {
         let done = self.wait(name, |keeper| match deed {
             Deed::StepDown => !is_held(keeper),
             Deed::Pause => is_paused(keeper),
-            Deed::Resume => !is_paused(keeper),
+            Deed::Resume => is_resumed(keeper),
             Deed::Restart => !is_held(keeper) || last_run(keeper) != last_run(&before),
         })?;
         let keeper = match done {
@@ -240,7 +245,8 @@ impl<'a> Talk<'a> {
         }
         for keeper in keepers {
             let who = holder(keeper).unwrap_or_else(|| "nobody has it now".into());
-            writeln!(out, "{}: {}; {who}", keeper.name, keeper.role)?;
+            let where_else = if keeper.paused_everywhere { " on all hosts" } else { "" };
+            writeln!(out, "{}: {}{where_else}; {who}", keeper.name, keeper.role)?;
         }
         Ok(())
     }

@@ -134,6 +134,7 @@ fn local(t: &mut Trial) -> Step {
     say(t, "a", &["restart", KEEPER])?.is(0, "leader", "")?;
     let third = t.next_child(at, secs(2))?;
     check(third.token == second.token, "the restart ended the term")?;
+    say(t, "a", &["drain", "--timeout", "1ms"])?.is(1, "", "not done after 1ms")?;
     t.signal("a", Signal::SIGTERM)?;
     t.daemon("a")?.await_exit(secs(3))?;
     for command in [&["status"][..], &["drain"], &["restart", KEEPER], &["logs", KEEPER]] {

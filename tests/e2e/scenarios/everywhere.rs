@@ -58,6 +58,14 @@ fn pause(t: &mut Trial) -> Step {
     all_are_paused(t, &HOSTS)?;
     say(t, "a", &["locks"])?.is(0, "paused everywhere by b at 20", "")?;
     say(t, "a", &["resume", KEEPER])?.is(1, "", "--everywhere")?;
+    for (here, back) in
+        [(&["pause", KEEPER], &["resume", KEEPER]), (&["drain", "--here"], &["resume", "--all"])]
+    {
+        say(t, "a", here)?.is(0, "paused", "")?;
+        // It stands by for a moment, and hears of the pause of all hosts again.
+        say(t, "a", back)?.is(0, KEEPER, "")?;
+        all_are_paused(t, &["a"])?;
+    }
     // Nobody holds anything: no quarantine is needed.
     t.restart_node_empty('B')?;
     for host in HOSTS {
