@@ -131,6 +131,9 @@ fn extend(t: &mut Trial) -> Step {
             lock.until_all_serve().await;
         }
     });
+    let change = median(&mut one_frozen.extend) as f64 / median(&mut all.extend) as f64 * 100.0 - 100.0;
+    t.figure(format!("extension with one node frozen: {change:+.0} % (bar: < 20 %)"));
+    check(change < 20.0, "one frozen node makes extensions slower")?;
     for (which, medians) in [("", &mut all), ("one node frozen: ", &mut one_frozen)] {
         let ping = median(&mut medians.pings);
         let times = |spans: &mut Vec<u64>| median(spans) as f64 / ping as f64;
