@@ -116,6 +116,7 @@ pub(super) struct Link {
     /// What is refused there and can be done without.
     lacks: RefCell<Option<String>>,
     pub(super) rtt: Cell<Option<Duration>>,
+    pub(super) heard: Cell<Instant>,
     pub(super) timeouts: Cell<u32>,
     /// By fence key: what the last whole look found. As long as no change of the fence is pushed, and the same value stands under the lock
     /// key, the rest need not be read again.
@@ -191,6 +192,7 @@ impl Link {
             tracking: Cell::new(false),
             lacks: RefCell::new(refused.map(|e| format!("scripts are sent with every request: {e}"))),
             rtt: Cell::new(None),
+            heard: Cell::new(now),
             timeouts: Cell::new(0),
             seen: RefCell::default(),
             changes: Cell::new(0),
@@ -304,6 +306,7 @@ impl Link {
 
     fn note(&self, node_us: Option<u64>, sent: Instant, received: Instant) {
         self.timeouts.set(0);
+        self.heard.set(received);
         self.rtt.set(Some(received.since(sent)));
         if let Some(node_us) = node_us {
             let mut offset = self.offset.get();

@@ -228,7 +228,8 @@ impl Node {
                     link.give_up(trouble);
                 }
             });
-        } else {
+        } else if !self.is_at_stake() || clock::boot().since(link.heard.get()) >= QUIET {
+            // Beside an extension a sign of life could only do harm: the first timeout then costs the connection.
             tokio::task::spawn_local(async move {
                 match link.ping(node.shared.terms.nodes, limit).await {
                     Ok(marker) => node.note_marker(&link, marker),
@@ -466,6 +467,11 @@ impl Node {
         }
     }
 
+    /// A keeper of this daemon holds its lock.
+    fn is_at_stake(&self) -> bool {
+        self.shared.registry.borrow().smallest_held_ttl().is_some()
+    }
+
     /// Decides whether an error is the request's or the connection's.
     fn note_error(&self, link: &Link, doing: &str, error: &RedisError, limit: Duration) {
         if link.lost.is_cancelled() {
@@ -475,8 +481,7 @@ impl Node {
             let row = link.timeouts.get() + 1;
             link.timeouts.set(row);
             // A retry over the same connection would queue behind what is stuck (R27).
-            let at_stake = self.shared.registry.borrow().smallest_held_ttl().is_some();
-            if at_stake || row >= TIMEOUTS {
+            if self.is_at_stake() || row >= TIMEOUTS {
                 link.give_up(Trouble::Down(format!("no answer within {limit:?}, {row} in a row")));
             }
             return;
