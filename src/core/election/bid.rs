@@ -69,7 +69,9 @@ impl Term {
         ticket: Ticket,
         bid: Bid,
     ) -> Option<Change> {
-        self.extension.round.as_ref().filter(|round| round.ticket.round == ticket.round)?;
+        if !self.extension.asked(ticket) {
+            return None;
+        }
         self.extension.bids.insert(node, bid.clone());
         let same = self.extension.bids.iter().filter(|(_, other)| other.host == bid.host).count();
         let preference = &cx.settings.preference;

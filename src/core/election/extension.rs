@@ -77,6 +77,11 @@ impl Extension {
         }
     }
 
+    /// Whether it was the round that runs.
+    pub fn asked(&self, ticket: Ticket) -> bool {
+        self.round.as_ref().is_some_and(|round| round.ticket.round == ticket.round)
+    }
+
     pub fn next_timer(&self) -> Option<(Instant, Timer)> {
         match &self.round {
             Some(round) if !self.judged => Some((round.ends, Timer::RoundEnds)),
@@ -138,7 +143,7 @@ impl Term {
         if ticket.round < self.first_round {
             return None;
         }
-        let current = self.extension.round.as_ref().is_some_and(|round| round.ticket.round == ticket.round);
+        let current = self.extension.asked(ticket);
         let extended = self.extension.recent.contains(&ticket.round);
         match &answer {
             Some(ExtendAnswer::Ok) if extended => self.lease.add_vote(node, ticket.sent, &cx.settings.timing),

@@ -52,7 +52,9 @@ impl Term {
         ticket: Ticket,
         pause: Pause,
     ) -> Option<Change> {
-        self.extension.round.as_ref().filter(|round| round.ticket.round == ticket.round)?;
+        if !self.extension.asked(ticket) {
+            return None;
+        }
         self.extension.pauses.insert(node, pause.clone());
         if self.extension.pauses.len() < cx.settings.quorum.size() {
             return None;
