@@ -122,6 +122,11 @@ impl Side {
         }
     }
 
+    async fn takes_it(&mut self) {
+        let granted = self.answer(acquire()).await;
+        assert!(matches!(granted, Answer::Acquire(AcquireAnswer::Granted { .. })), "{granted:?}");
+    }
+
     async fn is_free(&mut self) -> bool {
         let answer = self.answer(Request::Look).await;
         assert!(matches!(answer, Answer::Look(_)), "{answer:?}");
@@ -146,8 +151,7 @@ fn the_lock_outlives_guard_and_child_until_the_daemon_releases() {
     let folder = tempfile::tempdir().expect("folder");
     run(async || {
         let (mut holder, mut other) = (Side::start(folder.path()), Side::start(folder.path()));
-        let granted = holder.answer(acquire()).await;
-        assert!(matches!(granted, Answer::Acquire(AcquireAnswer::Granted { .. })), "{granted:?}");
+        holder.takes_it().await;
         let copies = [(), ()].map(|()| holder.local.descriptor(holder.keeper).expect("a copy"));
         drop(copies);
         assert!(!other.is_free().await, "guard and child are gone, the daemon is not");
@@ -161,8 +165,7 @@ fn the_lock_outlives_its_daemon_as_long_as_the_child_has_a_copy() {
     let folder = tempfile::tempdir().expect("folder");
     let child = run(async || {
         let mut holder = Side::start(folder.path());
-        let granted = holder.answer(acquire()).await;
-        assert!(matches!(granted, Answer::Acquire(AcquireAnswer::Granted { .. })), "{granted:?}");
+        holder.takes_it().await;
         holder.local.descriptor(holder.keeper).expect("a copy")
     });
     run(async || {
@@ -179,8 +182,7 @@ fn a_keeper_that_unregisters_has_what_it_asked_and_then_no_lock() {
     let folder = tempfile::tempdir().expect("folder");
     run(async || {
         let (mut holder, mut other) = (Side::start(folder.path()), Side::start(folder.path()));
-        let granted = holder.answer(acquire()).await;
-        assert!(matches!(granted, Answer::Acquire(AcquireAnswer::Granted { .. })), "{granted:?}");
+        holder.takes_it().await;
         holder.ask(Request::Check { value: Value(1) });
         holder.local.unregister(holder.keeper);
         let mut heard = Vec::new();
