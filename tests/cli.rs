@@ -105,6 +105,20 @@ impl Daemon {
         }
     }
 
+    /// The keeper's process, once it runs: elected comes first.
+    fn child(&self, keeper: &str) -> u64 {
+        let since = Instant::now();
+        loop {
+            let status = self.say(&["status", keeper, "--json"]).out;
+            let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+            if let Some(pid) = status["keepers"][0]["pid"].as_u64() {
+                return pid;
+            }
+            assert!(since.elapsed() < PATIENCE, "{keeper} never ran: {status:#}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn stop(mut self) -> TempDir {
         let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is our child");
@@ -492,12 +506,8 @@ fn a_user_that_is_made_later_is_found_without_a_restart() {
     daemon.wait_for(&["status", "oracle"], "there is no user \"newcomer\" on this host");
     let path = daemon.path("passwd");
     fs::write(path, known + "newcomer:x:54321:54321::/:/bin/sh\n").expect("our folder");
-    daemon.wait_for(&["status", "oracle"], "leader");
-    let status = daemon.say(&["status", "oracle", "--json"]).out;
-    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
-    let pid = status["keepers"][0]["pid"].as_u64();
-    let of_child =
-        pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok()).unwrap_or_default();
-    assert!(of_child.contains("Uid:\t54321\t54321"), "{status:#}\n{of_child}");
+    let child = daemon.child("oracle");
+    let of_child = fs::read_to_string(format!("/proc/{child}/status")).expect("it runs");
+    assert!(of_child.contains("Uid:\t54321\t54321"), "{of_child}");
     daemon.stop();
 }
