@@ -18,8 +18,8 @@ use crate::outfit::Outfitter;
 use crate::output::{self, Journal, Sinks, TermOutput};
 use crate::reload::{Fleet, Origin};
 use crate::{clock, systemd};
-use nix::sys::signal::SigSet;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGURG, SIGWINCH};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +42,11 @@ const CONTROL_AGAIN: Duration = Duration::from_secs(1);
 const HOOKS_MAX: Duration = Duration::from_secs(2);
 /// For the last lines of children and log.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Lets a SIGURG that comes from now on wait until somebody takes it: it asks for a stop, as SIGTERM does, but would be lost.
+pub fn hold_stops() {
+    let _ = SigSet::from(Signal::SIGURG).thread_block();
+}
 
 /// Runs the daemon with the configuration that was read from `origin`; 0 after a clean stop, 1 after a failure.
 pub fn run(config: Config, origin: Origin, log: &LogQueue, format: Format) -> i32 {
@@ -246,15 +251,25 @@ impl Control {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP, taken by a thread of their own: the only one that does not block them.
+/// Taken by a thread of its own, the only one that does not block them.
+///
+/// SIGURG is SIGTERM, and SIGWINCH the verdict of the watchdog, that the unit of systemd can send to everybody: who does not ask for them ignores them.
 fn watch_signals() -> io::Result<mpsc::Receiver<i32>> {
     let (sender, receiver) = mpsc::channel(SIGNALS);
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGURG])?;
+    // Without a watchdog it is a terminal's, whose size has changed.
+    if systemd::has_watchdog() {
+        signals.add_signal(SIGWINCH)?;
+    }
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         if let Err(error) = SigSet::all().thread_unblock() {
             tracing::error!(%error, "signals cannot be received: use SIGKILL to stop keeperd");
         }
         for signal in signals.forever() {
+            if signal == SIGWINCH {
+                // No other thread may turn; the guards see the end of this process.
+                std::process::abort();
+            }
             // Sixteen signals waiting say what a seventeenth would.
             let _ = sender.try_send(signal);
         }

@@ -68,6 +68,7 @@ fn main() {
         Some(Command::Completions { shell }) => ops::printed(ops::completions::print(shell, out)),
         Some(Command::Man) => ops::printed(ops::man::print(out)),
         None => {
+            daemon::hold_stops();
             let config = config(file, &env);
             let format = cli.log_format.unwrap_or_else(Format::detect);
             let queue = LogQueue::start(format, &config.journal_socket).unwrap_or_else(|error| {

@@ -41,6 +41,11 @@ fn notify(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
+/// Whether systemd waits for signs of life.
+pub fn has_watchdog() -> bool {
+    sd_notify::watchdog_enabled().is_some()
+}
+
 /// Keeps STATUS and WATCHDOG up to date for as long as the daemon runs.
 pub async fn report(board: Arc<Board>) {
     let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);

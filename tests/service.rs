@@ -2,9 +2,13 @@
 //!
 //! How it lives under a real manager is tests/fleet's.
 
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -138,9 +142,40 @@ impl Service {
         }
     }
 
-    fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
-        nix::sys::signal::kill(pid, signal).expect("it is our child");
+    fn signal(&self, signal: Signal) {
+        signal::kill(self.pid(), signal).expect("it is our child");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id().cast_signed())
+    }
+
+    /// The child and its guard.
+    fn others(&self) -> [Pid; 2] {
+        let text = fs::read_to_string(self.path("began")).expect("it began");
+        let pids: Vec<i32> = text.split_whitespace().map(|pid| pid.parse().expect("a number")).collect();
+        [Pid::from_raw(pids[0]), Pid::from_raw(pids[1])]
+    }
+
+    /// What systemd does with a signal of the unit: to every process, and SIGCONT after it.
+    fn signal_all(&self, signal: Signal) {
+        for pid in [self.pid()].into_iter().chain(self.others()) {
+            // Some may be gone, as under systemd.
+            let _ = signal::kill(pid, signal);
+            let _ = signal::kill(pid, Signal::SIGCONT);
+        }
+    }
+
+    /// Once the child is gone.
+    #[track_caller]
+    fn heard_by_the_child(&self) -> String {
+        let [child, _] = self.others();
+        let since = Instant::now();
+        while signal::kill(child, None).is_ok() {
+            assert!(since.elapsed() < PATIENCE, "the child goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        fs::read_to_string(self.path("heard")).unwrap_or_default()
     }
 }
 
@@ -159,11 +194,13 @@ ttl = "60s"
 stop_timeout = "25s"
 stop_signal = "SIGINT"
 command = ["bash", "-c", '''
-trap 'echo INT >> {0}/heard; sleep 2; exit 0' INT
+trap 'echo INT >> {0}/heard; ending=1' INT
 trap 'echo TERM >> {0}/heard' TERM
 echo hello
-: > {0}/began
-while :; do sleep 0.05; done
+echo $$ $PPID > {0}/new
+mv {0}/new {0}/began
+while [ -z "$ending" ]; do sleep 0.05 & wait; done
+sleep 2
 ''']
 "#,
         folder.display()
@@ -183,7 +220,7 @@ fn keeperd(folder: &Path) -> Command {
 #[test]
 fn a_stop_longer_than_the_unit_allows_for_is_announced_to_systemd_once() {
     let mut service = Service::start();
-    service.signal(nix::sys::signal::Signal::SIGTERM);
+    service.signal(Signal::SIGTERM);
     let mut heard = service.hear("EXTEND_TIMEOUT_USEC");
     assert!(service.process.wait().expect("it is our child").success());
     service.heard.set_nonblocking(true).expect("a socket");
@@ -229,7 +266,7 @@ fn what_the_journal_is_told_of_a_keeper_stands_under_its_name() {
         let fields = "PRIORITY=6\nSYSLOG_IDENTIFIER=keeperd\nKEEPERD_KEEPER=oracle\n";
         assert!(entry.ends_with(fields), "{entry}");
     }
-    service.signal(nix::sys::signal::Signal::SIGTERM);
+    service.signal(Signal::SIGTERM);
     let general = entry("MESSAGE=stopping all keepers");
     assert!(general.contains("PRIORITY=6") && !general.contains("KEEPERD_KEEPER"), "{general}");
 }
@@ -266,7 +303,75 @@ fn what_the_unit_calls_to_stop_leaves_keepers_with_their_own_signal_alone() {
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(said.status.success() && out.contains("oracle: paused; nobody has it now"), "{out}{err}");
     // What systemd does next.
-    service.signal(nix::sys::signal::Signal::SIGTERM);
+    service.signal(signal_of_the_unit("KillSignal"));
     service.hear("STOPPING=1");
-    assert_eq!(fs::read_to_string(service.path("heard")).expect("it was asked"), "INT\n");
+    assert_eq!(service.heard_by_the_child(), "INT\n");
+}
+
+fn signal_of_the_unit(name: &str) -> Signal {
+    setting(name).parse().expect("a signal")
+}
+
+#[test]
+fn the_signal_of_a_stop_is_heard_by_the_daemon_alone() {
+    let mut service = Service::start();
+    service.signal_all(signal_of_the_unit("KillSignal"));
+    assert!(service.process.wait().expect("it is our child").success());
+    assert_eq!(service.heard_by_the_child(), "INT\n");
+}
+
+#[test]
+fn after_a_crash_the_signal_that_systemd_sends_to_what_is_left_does_not_reach_keepers() {
+    let mut service = Service::start();
+    service.signal(Signal::SIGKILL);
+    service.signal_all(signal_of_the_unit("KillSignal"));
+    service.process.wait().expect("it is our child");
+    assert_eq!(service.heard_by_the_child(), "INT\n");
+}
+
+#[test]
+fn the_signal_of_the_watchdog_ends_a_stopped_daemon_and_its_keepers_are_asked_to_end() {
+    let mut service = Service::start_with(|daemon, _| {
+        daemon.env("WATCHDOG_USEC", "3600000000").stderr(Stdio::null());
+    });
+    service.signal(Signal::SIGSTOP);
+    service.signal_all(signal_of_the_unit("WatchdogSignal"));
+    let ended = service.process.wait().expect("it is our child");
+    assert_eq!(ended.signal(), Some(libc::SIGABRT), "{ended}");
+    assert_eq!(service.heard_by_the_child(), "INT\n");
+}
+
+#[test]
+fn a_terminal_that_changes_its_size_is_not_the_watchdog() {
+    let mut service = Service::start();
+    service.signal(signal_of_the_unit("WatchdogSignal"));
+    service.signal(Signal::SIGTERM);
+    assert!(service.process.wait().expect("it is our child").success());
+}
+
+#[test]
+fn a_stop_that_comes_before_the_daemon_is_ready_is_not_lost() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // A configuration that takes its time: reading it waits for us.
+    let file = folder.path().join("keepers.toml");
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).expect("our folder");
+    let mut daemon = keeperd(folder.path()).stderr(Stdio::null()).spawn().expect("it is built");
+    let mut fifo = fs::OpenOptions::new().write(true).open(&file).expect("the daemon reads it");
+    let pid = Pid::from_raw(daemon.id().cast_signed());
+    signal::kill(pid, signal_of_the_unit("KillSignal")).expect("it is our child");
+    fifo.write_all(configuration(folder.path()).as_bytes()).expect("the daemon reads it");
+    drop(fifo);
+    let since = Instant::now();
+    let ended = loop {
+        if let Some(ended) = daemon.try_wait().expect("it is our child") {
+            break ended;
+        }
+        if since.elapsed() > PATIENCE {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+            panic!("it runs on");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(ended.success(), "{ended}");
 }

@@ -37,10 +37,13 @@ const SECTIONS: &[Section] = &[
     Section {
         title: "SIGNALS",
         text: "",
-        terms: &[(
-            "SIGTERM, SIGINT",
-            "The daemon hands over every keeper and ends. A second one kills their processes at once.",
-        )],
+        terms: &[
+            (
+                "SIGTERM, SIGINT, SIGURG",
+                "The daemon hands over every keeper and ends. A second one kills their processes at once. systemd sends SIGURG, to keepers, too, which ignore it.",
+            ),
+            ("SIGHUP", "The configuration is read again."),
+        ],
     },
     Section {
         title: "ENVIRONMENT",
