@@ -31,6 +31,13 @@ def can_raise_limits():
     return int(status.split("CapEff:")[1].split()[0], 16) >> 24 & 1 == 1
 
 
+def readme(topic):
+    """The commands that systemd/README.md gives for a topic, block by block."""
+    text = (HERE.parent.parent / "systemd/README.md").read_text()
+    rest = text.split(f"\n**{topic}**")[1].split("\n**")[0]
+    return rest.split("\n```\n")[1::2]
+
+
 class Fleet:
     def __init__(self, base, work, first, second):
         self.work, self.second = work, second
@@ -43,12 +50,13 @@ class Fleet:
             (self.shared / file.name).write_bytes(file.read_bytes())
         self.witness = Witness(self.shared / "records")
         self.redis = [Host(f"r{n}", 10 + n, base, work, self.shared) for n in (1, 2, 3)]
+        self.spare = Host("r4", 14, base, work, self.shared)
         self.keepers = [Host(f"k{n}", 20 + n, base, work, self.shared) for n in (1, 2, 3)]
-        self.password = secrets.token_hex(16)
+        self.password, self.admin = secrets.token_hex(16), secrets.token_hex(16)
         self.figures = []
         self.passed = self.failed = 0
         self.told = set()
-        for host in self.redis:
+        for host in [*self.redis, self.spare]:
             self.prepare_redis(host)
         for host in self.keepers:
             self.prepare_keepers(host)
@@ -56,7 +64,7 @@ class Fleet:
 
     def prepare_redis(self, host):
         users = (HERE.parent.parent / "config/redis.acl").read_text().replace("CHANGE-ME", self.password)
-        host.write("/etc/redis/users.acl", users, 0o600)
+        host.write("/etc/redis/users.acl", f"{users}user admin on >{self.admin} +acl\n", 0o600)
         run("chroot", str(host.root), "chown", "redis:", "/etc/redis/users.acl")
         # As systemd/README.md says.
         with open(host.root / "etc/redis/redis.conf", "a") as settings:
@@ -397,14 +405,60 @@ class Fleet:
             run("install", "-d", "-m", "755", str(node.root / "var/lib/redis"))
             run("chroot", str(node.root), "chown", "redis:redis", "/var/lib/redis")
             self.boot([node])
-            wait_until("it is quarantined", SOON_S, lambda: states() == ["serving", "serving", "quarantined"])
-
-        def states():
-            return [node["state"] for node in json.loads(self.keepers[0].do("keeperd", "status", "--json"))["nodes"]]
+            self.nodes_are(self.keepers[0], "serving", "serving", "quarantined")
 
         self.unmoved(QUARANTINE_S, reboot)
         # A standing connection hears of the end when it next asks.
-        self.unmoved(0, lambda: wait_until("it votes again", SOON_S, lambda: states() == ["serving"] * 3))
+        self.unmoved(0, lambda: self.nodes_are(self.keepers[0], "serving", "serving", "serving"))
+
+    @staticmethod
+    def nodes_are(host, *wanted, within_s=SOON_S):
+        def states():
+            return [node["state"] for node in json.loads(host.do("keeperd", "status", "--json"))["nodes"]]
+
+        wait_until(f"{host.name} sees its nodes {wanted}", within_s, lambda: states() == list(wanted))
+
+    @staticmethod
+    def follow(commands, host, **variables):
+        """As an operator does who follows the README."""
+        host.do("env", *(f"{name}={value}" for name, value in variables.items()), "bash", "-euo", "pipefail", "-c", commands)
+
+    def new_password(self):
+        beside, use, alone = readme("A new password")
+        words = {"OLD": self.password, "NEW": secrets.token_hex(16), "REDISCLI_AUTH": self.admin}
+
+        def on_each_node(commands):
+            for node in self.redis:
+                self.follow(commands, node, **words)
+                for host in self.keepers:
+                    self.nodes_are(host, "serving", "serving", "serving")
+
+        self.unmoved(1, lambda: on_each_node(beside))
+        for host in self.keepers:
+            self.follow(use, host, **words)
+            self.all_run(SOON_S)
+        self.unmoved(1, lambda: on_each_node(alone))
+        for node in self.redis:
+            said = node.ask("env", f"REDISCLI_AUTH={self.password}", "redis-cli", "--user", "keeperd", "PING")
+            if "PONG" in said:
+                raise Failed(f"{node.name} still takes the old password")
+        self.password = words["NEW"]
+
+    def node_replaced(self):
+        off, use = readme("A Redis node replaced.")
+        words = {"OLD": self.redis[2].address, "NEW": self.spare.address}
+        users = self.redis[0].do("cat", "/etc/redis/users.acl")
+        self.spare.write("/etc/redis/users.acl", users, 0o600)
+        self.boot([self.spare])
+        self.unmoved(TTL_S, lambda: self.follow(off, self.redis[2]))
+        for host in self.keepers:
+            self.follow(use, host, **words)
+            self.all_run(SOON_S)
+        for host in self.keepers:
+            self.nodes_are(host, "serving", "serving", "serving", within_s=QUARANTINE_S + SOON_S)
+        # It votes: without it two would be one.
+        self.unmoved(TTL_S, lambda: self.redis[0].cut("both"))
+        self.redis[0].heal()
 
     def upgrade(self):
         """Host by host; each keeper moves, and no host is left without the new version."""
@@ -500,6 +554,8 @@ def main():
         ("a Redis host is rebooted without its data: nothing moves, and it votes again after its quarantine", fleet.node_loses_data),
         ("the package is upgraded under load, host by host", fleet.upgrade),
         ("an upgrade whose configuration is refused touches nothing", fleet.refused_upgrade),
+        ("the password is changed as the README says: nothing moves but where keeperd is restarted", fleet.new_password),
+        ("a Redis node is replaced as the README says: nothing moves but where keeperd is restarted", fleet.node_replaced),
         ("the journal tells who won each term and why it ended", fleet.reasons),
         ("all are stopped, and nothing is left", fleet.stop_all),
         ("the package is purged", fleet.purge),
@@ -513,12 +569,12 @@ def main():
                 fleet.step(title, story)
         fleet.tell()
     finally:
-        for host in fleet.redis + fleet.keepers:
+        for host in [*fleet.redis, fleet.spare, *fleet.keepers]:
             if host.init:
                 host.power_off()
         # Not those of the overlays: they go with this process's mounts.
-        for host in fleet.redis + fleet.keepers:
-            for cgroup in host.cgroups:
+        for host in [*fleet.redis, fleet.spare, *fleet.keepers]:
+            for cgroup in filter(Path.exists, host.cgroups):
                 for folder in sorted(cgroup.rglob("*/"), key=lambda path: -len(path.parts)):
                     folder.rmdir()
                 cgroup.rmdir()
