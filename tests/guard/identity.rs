@@ -44,7 +44,7 @@ pub async fn environment_file_is_read_at_each_start() {
         assert_eq!(term.said(), format!("v={version}\n"));
         let next = version.parse().unwrap_or(1) + 1;
         fs::write(&file, format!("VERSION={next}\n")).expect("our folder");
-        assert!(term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+        assert!(term.ack(spawn()).await.accepted);
     }
     term.tree_dead().await;
     term.said();

@@ -26,11 +26,7 @@ fn mounts_of_proc() -> usize {
 impl Term {
     /// Without the daemon's help.
     async fn dies_by_itself(&self) {
-        let limit = clock::boot() + 2 * SECOND;
-        while self.survivors() > 0 {
-            assert!(clock::boot() < limit, "{} processes live on", self.survivors());
-            tokio::time::sleep(MS).await;
-        }
+        until_marked(&self.mark, 0).await;
     }
 }
 
@@ -84,7 +80,7 @@ pub async fn namespace_hands_on_the_stop_signal() {
     plan.spec.stop_signal = libc::SIGUSR1;
     let mut term = plan.start();
     term.ready().await;
-    term.guard.send(Command::Stop { kill_by: clock::boot() + 5 * SECOND });
+    term.guard.send(Command::Stop { kill_by: clock::boot() + LONG });
     assert_eq!(term.exited().await, Exit::Code(7));
     term.tree_dead().await;
     assert!(term.said().contains("told"));
@@ -169,7 +165,7 @@ pub async fn namespace_child_is_started_again_in_the_same_guard() {
         term.tree_dead().await;
         assert_eq!(term.survivors(), 0);
         assert_eq!(term.said(), "run 2\n", "run {run}");
-        assert!(term.ack(Command::Spawn { start_by: clock::boot() + SECOND }).await.accepted);
+        assert!(term.ack(spawn()).await.accepted);
     }
     term.tree_dead().await;
     term.quit().await;
