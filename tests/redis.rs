@@ -16,6 +16,8 @@ mod mutants;
 mod daemon;
 #[path = "redis/host.rs"]
 mod host;
+#[path = "e2e/port.rs"]
+mod port;
 #[path = "redis/server.rs"]
 mod server;
 

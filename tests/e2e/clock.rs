@@ -24,10 +24,6 @@ pub fn ms(span_ns: u64) -> String {
 pub struct Chance(u64);
 
 impl Chance {
-    pub fn seeded(seed: u64) -> Self {
-        Self(seed)
-    }
-
     /// Another sequence for each name: scenarios of one run must not all meet the same phase of the term.
     pub fn named(seed: u64, name: &str) -> Self {
         let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);

@@ -2,16 +2,19 @@
 //!
 //! What a cut link held back is delivered when it heals, as TCP would: late commands are part of the test.
 
-use nix::fcntl::{Flock, FlockArg};
+#[path = "port.rs"]
+mod port;
+
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
+
+pub use port::Port;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -87,33 +90,6 @@ impl Proxy {
             self.switch.changed.wait_timeout_while(listening, Duration::from_secs(2), |l| *l != open);
         let timed_out = waited.expect("no thread panics with it").1.timed_out();
         assert!(!timed_out, "proxy {} did not follow {mode:?}", self.port.number);
-    }
-}
-
-/// A port that is ours alone as long as this lives, also while nobody listens there: a node that is down and a link that refuses must
-/// not come back as somebody else's.
-#[derive(Debug)]
-pub struct Port {
-    pub number: u16,
-    _reserved: Flock<File>,
-}
-
-impl Port {
-    /// Below the ephemeral range, so that no outgoing connection can take it.
-    pub fn reserve() -> std::io::Result<(Self, TcpListener)> {
-        let mut chance =
-            crate::clock::Chance::seeded(crate::clock::boot_ns() ^ u64::from(std::process::id()) << 32);
-        let folder = std::env::temp_dir().join("keeperd-e2e-ports");
-        std::fs::create_dir_all(&folder)?;
-        for _ in 0..1000 {
-            let number = 10_000 + u16::try_from(chance.below(20_000)).expect("below 20,000");
-            let file = File::create(folder.join(number.to_string()))?;
-            let Ok(reserved) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
-            if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, number)) {
-                return Ok((Port { number, _reserved: reserved }, listener));
-            }
-        }
-        Err(std::io::Error::new(ErrorKind::AddrInUse, "no free port between 10000 and 30000"))
     }
 }
 

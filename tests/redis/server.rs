@@ -1,11 +1,14 @@
 //! A real server of one version in a directory of its own, on a unix socket.
 
+use super::host::LONG;
+use super::port::Port;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Version {
@@ -35,7 +38,9 @@ impl Version {
 pub struct Server {
     version: Version,
     pub port: u16,
+    _reserved: Port,
     pub dir: PathBuf,
+    _folder: TempDir,
     child: Child,
     more: Vec<String>,
     /// Part of the URL with which tests look in.
@@ -53,16 +58,13 @@ impl Server {
         admin: &'static str,
         more: impl FnOnce(u16, &Path) -> Vec<String>,
     ) -> Server {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("keeperd-redis-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a temporary directory");
-        // The system does not give a port that was just free to somebody else at once.
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback").port();
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let dir = folder.path().to_owned();
+        let (reserved, _) = Port::reserve().expect("a free port");
+        let port = reserved.number;
         let more = more(port, &dir);
         let child = Server::spawn(version, &dir, port, &more);
-        Server { version, port, dir, child, more, admin }
+        Server { version, port, _reserved: reserved, dir, _folder: folder, child, more, admin }
     }
 
     fn spawn(version: Version, dir: &Path, port: u16, more: &[String]) -> Child {
@@ -85,12 +87,15 @@ impl Server {
             .arg("--dir")
             .arg(dir)
             .args(more)
+            // A frozen one would be a stopped job of the test's own group, to all of which the kernel sends SIGHUP when the command of a
+            // `keeperd run` ends meanwhile and nobody of the session is left to continue it.
+            .process_group(0)
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|e| panic!("{} does not start: {e}; install it", binary.display()));
         let started = Instant::now();
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(10), "{} does not listen", binary.display());
+            assert!(started.elapsed() < LONG, "{} does not listen", binary.display());
             std::thread::sleep(Duration::from_millis(5));
         }
         child
@@ -148,6 +153,5 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

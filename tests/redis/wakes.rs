@@ -99,12 +99,12 @@ sentence! {
 sentence! {
     async fn a_standby_wakes_when_a_legacy_holder_deletes_or_loses_its_key(server: Server) {
         let mut b = Host::serving(&server, "host-b").await;
-        let _: String = server.run(&["SET", KEY, "legacy", "NX", "PX", "7000"]);
+        let _: String = server.run(&["SET", KEY, "legacy", "NX", "PX", "70000"]);
         assert!(matches!(b.look().await, Answer::Look(LookAnswer::Held(_))));
         assert!(!b.touched_meanwhile().await);
         let _: i64 = server.run(&["DEL", KEY]);
         b.until_touched().await;
-        let _: String = server.run(&["SET", KEY, "legacy", "NX", "PX", "300"]);
+        let _: String = server.run(&["SET", KEY, "legacy", "NX", "PX", "1500"]);
         assert!(matches!(b.look().await, Answer::Look(LookAnswer::Held(_))));
         b.until_touched().await;
     }
@@ -133,7 +133,7 @@ sentence! {
 
         // A check arms the watch again, too.
         assert_eq!(a.check(1).await, Answer::Extend(ExtendAnswer::Kept));
-        let _: String = server.run(&["SET", KEY, "thief", "PX", "5000"]);
+        let _: String = server.run(&["SET", KEY, "thief", "PX", "60000"]);
         a.until_touched().await;
     }
 }
@@ -145,7 +145,7 @@ sentence! {
         let claim = keeperd::lock::Claim {
             key: KEY.to_owned(),
             ttl: TTL,
-            node_timeout: std::time::Duration::from_millis(500),
+            node_timeout: LONG,
         };
         a.nodes.register(claim, sender);
         assert_eq!(a.acquire(1, 1000).await, granted(1000));
