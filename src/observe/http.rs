@@ -238,7 +238,11 @@ mod tests {
 
     /// A socket file that nobody listens on any more.
     fn leave_stale(path: &Path) {
-        drop(std::os::unix::net::UnixListener::bind(path).expect("a free path"));
+        // Never one that listens: a process that another test forks meanwhile would hold it open for a moment.
+        let kind = SockFlag::SOCK_CLOEXEC;
+        let stale = socket(AddressFamily::Unix, SockType::Stream, kind, None).expect("a socket");
+        nix::sys::socket::bind(stale.as_raw_fd(), &UnixAddr::new(path).expect("a short path"))
+            .expect("a free path");
     }
 
     #[test]

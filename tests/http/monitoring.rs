@@ -96,14 +96,15 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes every second; the rules are those of the repository without their patience.
+    /// The rules are those of the repository without their patience. A daemon that takes longer to answer than from one scrape to the
+    /// next counts as down.
     fn start(binary: &Path, folder: &Path, targets: &[SocketAddr]) -> Prometheus {
         let rules = std::fs::read_to_string(Path::new(ROOT).join("config/alerts.yml")).expect("the rules");
         let hasty: Vec<&str> = rules.lines().filter(|line| !line.trim_start().starts_with("for:")).collect();
         std::fs::write(folder.join("alerts.yml"), hasty.join("\n")).expect("our folder");
         let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
         let config = format!(
-            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [alerts.yml]\n\
+            "global: {{ scrape_interval: 4s, scrape_timeout: 4s, evaluation_interval: 1s }}\nrule_files: [alerts.yml]\n\
              scrape_configs:\n  - job_name: keeperd\n    static_configs: [{{ targets: {targets:?} }}]\n"
         );
         std::fs::write(folder.join("prometheus.yml"), config).expect("our folder");
