@@ -92,6 +92,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
         last_resort: RefCell::new(last_resort),
         guards: RefCell::new(BTreeSet::new()),
         births: Cell::new(0),
+        reserves: Cell::new(0),
         cgroup,
         spread: RefCell::new(Spread::new(&config.host)),
     });
@@ -112,7 +113,7 @@ async fn hold_leases(start: Start) -> io::Result<()> {
     }
     let no_longer = clock::boot() + LAST_RELEASES;
     tokio::time::sleep(LAST_RELEASES_LOOK).await;
-    while !shared.engine.is_idle() && clock::boot() < no_longer {
+    while !(shared.engine.is_idle() && shared.reserves.get() == 0) && clock::boot() < no_longer {
         tokio::time::sleep(LAST_RELEASES_LOOK).await;
     }
     cancel.cancel();

@@ -105,7 +105,7 @@ impl Errand {
 
     fn start(&self) -> io::Result<Newborn> {
         let stop_at = clock::boot() + self.timeout;
-        Newborn::start(&Launch {
+        let launch = Launch {
             duty: Duty::Errand,
             executable: Path::new(guard::OWN_EXECUTABLE),
             spec: &self.spec,
@@ -117,7 +117,8 @@ impl Errand {
             lock: None,
             stdin: None,
             cgroup: false,
-        })
+        };
+        Newborn::start(&launch, None)
     }
 }
 

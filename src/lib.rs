@@ -31,8 +31,9 @@
 //!   `lock::local` is flock on one host. Both answer in the words of `core::request`.
 //! * `guard`: the process that ends a child in time. `guard::process` is its loop, `spawn` the way from fork to exec, `tree` and
 //!   `cgroup` find and kill everything, `sys` has the only unsafe code, `daemon` is the other end of its socket.
-//! * `keeper`: the shell of one election. `core_thread` and `daemon`: the two threads. `child`, `env_file`, `output`: what a child is given, and
-//!   what it writes. `clock`: the only place that reads clocks.
+//! * `keeper`: the shell of one election; `keeper::reserve`, a guard that is started before there is a term for it. `core_thread` and
+//!   `daemon`: the two threads. `child`, `env_file`, `output`: what a child is given, and what it writes. `clock`: the only place that
+//!   reads clocks.
 //! * `errand`, `hooks`: short commands of the daemon's own, under guards of their own; those that go with a term. `health`: probes.
 //! * `roster`: the keepers on the core thread, and who takes whose place. `reload`, on the edge thread: a new configuration, and what differs;
 //!   `outfit`: what a keeper needs on both.

@@ -5,7 +5,7 @@ use keeperd::clock;
 use keeperd::errand::{Errand, GRACE, Outcome};
 use keeperd::guard::{
     self, Ack, ChildSpec, Command, Deadlines, Duty, Event, Exit, Guard, LastResort, Launch, Limit, Lost,
-    Output, Stage, Why, Wiring,
+    Newborn, Output, Stage, Unarmed, Why, Wiring,
 };
 use libtest_mimic::{Arguments, Trial};
 use std::collections::{BTreeSet, VecDeque};
@@ -94,6 +94,9 @@ sentences! {
     an_errand_whose_time_is_up_is_dead_with_all_it_started,
     an_errand_that_nobody_waits_for_any_more_is_killed,
     an_errand_is_none_of_the_last_resorts_business,
+    a_guard_in_reserve_is_deaf_to_signals_and_obeys_like_any_other_once_it_is_armed,
+    a_guard_in_reserve_that_has_died_is_replaced,
+    a_guard_in_reserve_goes_with_the_daemon_and_when_it_is_not_wanted,
     fifty_guards_are_small,
     namespace_shows_the_program_itself_and_the_host_its_pid,
     namespace_reports_exit_codes_and_signals_exactly,
@@ -188,7 +191,11 @@ fn spawn() -> Command {
 }
 
 impl Plan {
-    fn launch(mut self) -> Term {
+    fn launch(self) -> Term {
+        self.launch_from(None)
+    }
+
+    fn launch_from(mut self, reserve: Option<Unarmed>) -> Term {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().to_owned();
         let mark = format!("KEEPERD_TEST_MARK={}", path.display());
@@ -208,13 +215,18 @@ impl Plan {
             lock: lock.as_ref().map(AsFd::as_fd),
             cgroup: self.cgroup,
         };
-        let (guard, output) = Guard::launch(&launch).expect("a guard starts");
+        let newborn = Newborn::start(&launch, reserve).expect("a guard starts");
+        let (guard, output) = Guard::adopt(newborn).expect("a guard starts");
         Term { guard, output, heard: VecDeque::new(), mark, _folder: folder, folder: path }
     }
 
     /// Launches and spawns without waiting for anything, as the daemon may.
     fn start(self) -> Term {
-        let mut term = self.launch();
+        self.start_from(None)
+    }
+
+    fn start_from(self, reserve: Option<Unarmed>) -> Term {
+        let mut term = self.launch_from(reserve);
         term.guard.send(spawn());
         term
     }
@@ -1035,19 +1047,90 @@ async fn leaf_of_a_dead_guard_is_swept_and_of_a_living_one_is_not() {
     living.quit().await;
 }
 
+fn in_reserve(executable: &Path) -> Unarmed {
+    let reserve = Unarmed::start(Duty::Term, executable, "test.keeper", Wiring::Pipes);
+    let reserve = reserve.expect("a guard starts");
+    named(reserve.pid(), "keeperd-reserve");
+    reserve
+}
+
+/// Waits for it.
+fn named(pid: u32, name: &str) {
+    let limit = clock::boot() + LONG;
+    while fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end() != name {
+        assert!(clock::boot() < limit, "{pid} is never called {name}");
+        std::thread::sleep(MS);
+    }
+}
+
+async fn a_guard_in_reserve_is_deaf_to_signals_and_obeys_like_any_other_once_it_is_armed() {
+    use nix::sys::signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+    let reserve = in_reserve(Path::new(guard::OWN_EXECUTABLE));
+    let pid = reserve.pid();
+    for number in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+        signal(pid, number);
+    }
+    let mut plan = shell("touch $KEEPERD_TEST_MARK/ready; exec sleep 60");
+    let stop_at = clock::boot() + 2 * SECOND;
+    plan.deadlines = Deadlines { stop_at, kill_at: stop_at + SECOND };
+    let mut term = plan.launch_from(Some(reserve));
+    assert_eq!(term.guard.pid(), pid);
+    term.guard.send(spawn());
+    term.ready().await;
+    named(pid, "keeperd-guard");
+    assert_eq!(term.exited().await, Exit::Signal(libc::SIGTERM));
+    assert!(clock::boot() >= stop_at, "it stopped before its time");
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+async fn a_guard_in_reserve_that_has_died_is_replaced() {
+    let reserve = in_reserve(Path::new(guard::OWN_EXECUTABLE));
+    let pid = reserve.pid();
+    signal(pid, nix::sys::signal::SIGKILL);
+    let mut term = shell("exec sleep 60").launch_from(Some(reserve));
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "a zombie was left");
+    assert_ne!(term.guard.pid(), pid);
+    term.guard.send(spawn());
+    term.started().await;
+    term.guard.send(Command::Kill);
+    term.tree_dead().await;
+    term.quit().await;
+}
+
+async fn a_guard_in_reserve_goes_with_the_daemon_and_when_it_is_not_wanted() {
+    let reserve = in_reserve(Path::new(guard::OWN_EXECUTABLE));
+    let pid = reserve.pid();
+    drop(reserve);
+    let limit = clock::boot() + LONG;
+    while !fs::read_to_string(format!("/proc/{pid}/stat")).expect("ours to reap").contains(") Z ") {
+        assert!(clock::boot() < limit, "the socket ended and the guard did not");
+        tokio::time::sleep(MS).await;
+    }
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.cast_signed()), None).expect("ours to reap");
+    let reserve = in_reserve(Path::new(guard::OWN_EXECUTABLE));
+    let pid = reserve.pid();
+    reserve.dismiss();
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
 async fn fifty_guards_are_small() {
     let mut terms = Vec::new();
-    for _ in 0..50 {
+    let (mut at_once, mut from_reserve) = (Vec::new(), Vec::new());
+    for number in 0..50 {
         let mut plan = shell("exec sleep 100");
         plan.executable = env!("CARGO_BIN_EXE_keeperd").into();
+        let reserve = (number % 2 == 1).then(|| in_reserve(&plan.executable));
+        let took = if reserve.is_some() { &mut from_reserve } else { &mut at_once };
+        tokio::time::sleep(5 * MS).await; // until it has made itself ready
         let began = clock::boot();
-        let mut term = plan.start();
+        let mut term = plan.start_from(reserve);
         term.started().await;
-        terms.push((clock::boot().since(began), term));
+        took.push(clock::boot().since(began));
+        terms.push(term);
     }
-    terms.sort_by_key(|(took, _)| *took);
     let (mut pss, mut private, mut rss) = (0, 0, 0);
-    for (_, term) in &terms {
+    for term in &terms {
         let path = format!("/proc/{}/smaps_rollup", term.guard.pid());
         let Ok(rollup) = fs::read_to_string(path) else {
             println!("    only root may look");
@@ -1066,11 +1149,14 @@ async fn fifty_guards_are_small() {
         private / 50,
         rss / 50
     );
-    println!("    launch to exec: median {:?}, longest {:?}", terms[25].0, terms[49].0);
+    for (kind, mut took) in [("launch", at_once), ("reserve", from_reserve)] {
+        took.sort();
+        println!("    {kind} to exec: median {:?}, longest {:?}", took[12], took[24]);
+    }
     if !cfg!(debug_assertions) {
         assert!(pss / 50 <= 400);
     }
-    for (_, mut term) in terms {
+    for mut term in terms {
         term.guard.send(Command::Kill);
         term.tree_dead().await;
         term.quit().await;

@@ -15,6 +15,8 @@ use std::time::Duration;
 const PREFIX: &str = "keeperd.";
 /// Name that a living guard shows in /proc/PID/comm.
 pub(super) const GUARD_COMM: &str = "keeperd-guard";
+/// Before it has a term, and so a leaf.
+pub(super) const RESERVE_COMM: &str = "keeperd-reserve";
 
 /// The directory of this process's own cgroup in a mounted v2 hierarchy.
 pub fn own() -> Option<PathBuf> {

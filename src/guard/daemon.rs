@@ -90,52 +90,105 @@ pub struct Guard {
     ended: bool,
 }
 
-/// A guard that was started and told everything, on any thread; to be adopted by the one that will hold it.
+/// A guard that has no term yet: a process that has made itself ready and waits to be told. When it is dropped it goes away by itself,
+/// but stays a zombie; [`Unarmed::dismiss`] leaves none.
 #[derive(Debug)]
-pub struct Newborn {
+pub struct Unarmed {
     socket: OwnedFd,
     process: OwnedFd,
     child: Child,
-    leaf: Option<PathBuf>,
     output: Output,
 }
 
-impl Newborn {
-    /// Starts the guard and hands it everything; forks no child.
+/// A guard that was started and told everything, on any thread; to be adopted by the one that will hold it.
+#[derive(Debug)]
+pub struct Newborn {
+    guard: Unarmed,
+    leaf: Option<PathBuf>,
+}
+
+impl Unarmed {
+    /// Starts a guard for a later term of this keeper.
     ///
     /// May take long: on a busy host the kernel lets nobody fork while a process is moved between cgroups elsewhere. So it is not for
     /// the thread that keeps leases.
-    pub fn start(launch: &Launch<'_>) -> io::Result<Newborn> {
+    pub fn start(duty: Duty, executable: &Path, keeper: &str, output: Wiring) -> io::Result<Unarmed> {
         let (socket, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         fcntl(&socket, F_SETFL(OFlag::O_NONBLOCK))?; // ours only: the two ends are separate
-        let (stdout, child_stdout) = output_pipe()?;
-        let (stderr, child_stderr) = output_pipe()?;
-        // All fallible preparation comes before the process exists.
-        let spec = sealed(&serde_json::to_vec(launch.spec)?)?;
-        let releaser = launch.releaser.map(sealed).transpose()?;
+        let (stdout, child_stdout) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, child_stderr) = pipe2(OFlag::O_CLOEXEC)?;
         // No pre_exec, uid or groups here: std then uses posix_spawn, which is safe in a process with threads.
-        let mut child = std::process::Command::new(launch.executable)
-            .arg0(format!("{}{}", launch.duty.title(), launch.spec.keeper))
+        let mut child = std::process::Command::new(executable)
+            .arg0(format!("{}{keeper}", duty.title()))
             .env_clear()
             .stdin(Stdio::from(theirs))
-            .stdout(launch.output.stdio(child_stdout))
-            .stderr(launch.output.stdio(child_stderr))
+            .stdout(output.stdio(child_stdout))
+            .stderr(output.stdio(child_stderr))
             .spawn()?;
+        let process = sys::pidfd(child.id()).map_err(io::Error::from).inspect_err(|_| bury(&mut child))?;
+        Ok(Unarmed { socket, process, child, output: Output { stdout, stderr } })
+    }
+
+    /// The guard's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Hands it everything; forks no child. Not for the thread that keeps leases: if it fails the guard is killed, and waited for.
+    ///
+    /// # Errors
+    /// Also when the guard has died meanwhile.
+    fn arm(self, launch: &Launch<'_>) -> io::Result<Newborn> {
+        if let Err(error) = self.tell(launch) {
+            self.dismiss();
+            return Err(error);
+        }
+        for pipe in [&self.output.stdout, &self.output.stderr] {
+            let _ = fcntl(pipe, F_SETPIPE_SZ(PIPE_SIZE)); // refused when the user's quota of pipe memory is used up
+        }
         let own = if launch.cgroup { cgroup::own() } else { None };
-        let leaf = own.map(|own| cgroup::leaf_path(&own, &launch.spec.keeper, launch.token, child.id()));
-        let process = sys::pidfd(child.id()).map_err(io::Error::from).inspect_err(|_| {
-            let _ = child.kill().and_then(|()| child.wait()); // out of descriptors: at least leave no zombie
-        })?;
+        let leaf = own.map(|own| cgroup::leaf_path(&own, &launch.spec.keeper, launch.token, self.pid()));
+        Ok(Newborn { guard: self, leaf })
+    }
+
+    fn tell(&self, launch: &Launch<'_>) -> io::Result<()> {
+        let spec = sealed(&serde_json::to_vec(launch.spec)?)?;
+        let releaser = launch.releaser.map(sealed).transpose()?;
         let fds: Vec<RawFd> = [Some(spec.as_raw_fd()), releaser.as_ref().map(AsRawFd::as_raw_fd)]
             .into_iter()
             .chain([&launch.lock, &launch.stdin].map(|fd| fd.as_ref().map(AsRawFd::as_raw_fd)))
             .flatten()
             .collect();
-        if !transmit(socket.as_raw_fd(), Order::Arm(Arm::from(launch)), FIRST, &fds) {
-            tree::kill_guard(&process);
+        if transmit(self.socket.as_raw_fd(), Order::Arm(Arm::from(launch)), FIRST, &fds) {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::BrokenPipe, "the guard does not listen"))
         }
-        Ok(Newborn { socket, process, child, leaf, output: Output { stdout, stderr } })
+    }
+
+    /// Ends it and reaps it. Not for the thread that keeps leases: it waits for the kernel.
+    pub fn dismiss(mut self) {
+        bury(&mut self.child);
+    }
+}
+
+fn bury(child: &mut Child) {
+    let _ = child.kill().and_then(|()| child.wait());
+}
+
+impl Newborn {
+    /// Arms a guard: the one in reserve, or, where there is none that lives, one that is started now.
+    ///
+    /// Takes as long as [`Unarmed::start`].
+    pub fn start(launch: &Launch<'_>, reserve: Option<Unarmed>) -> io::Result<Newborn> {
+        match reserve.map(|reserve| reserve.arm(launch)) {
+            Some(Ok(newborn)) => Ok(newborn),
+            Some(Err(_)) | None => {
+                Unarmed::start(launch.duty, launch.executable, &launch.spec.keeper, launch.output)?
+                    .arm(launch)
+            }
+        }
     }
 }
 
@@ -165,18 +218,14 @@ fn transmit(socket: RawFd, order: Order, seq: Seq, fds: &[RawFd]) -> bool {
 }
 
 impl Guard {
-    /// Starts a guard and adopts it. [`Event::Armed`] comes next, but [`Command::Spawn`] need not wait for it.
-    pub fn launch(launch: &Launch<'_>) -> io::Result<(Guard, Output)> {
-        Guard::adopt(Newborn::start(launch)?)
-    }
-
+    /// Holds a guard, which says [`Event::Armed`] next; [`Command::Spawn`] need not wait for it.
+    ///
     /// To be called inside a tokio runtime; for a term, on the thread that also calls [`super::LastResort::pass`].
     pub fn adopt(newborn: Newborn) -> io::Result<(Guard, Output)> {
-        let Newborn { socket, process, mut child, leaf, output } = newborn;
+        let Newborn { guard: Unarmed { socket, process, mut child, output }, leaf } = newborn;
         let watched = sys::watched(socket).and_then(|socket| Ok((socket, sys::watched(process)?)));
-        let (socket, process) = watched.inspect_err(|_| {
-            let _ = child.kill().and_then(|()| child.wait()); // out of descriptors: at least leave no zombie
-        })?;
+        // Out of descriptors: at least leave no zombie.
+        let (socket, process) = watched.inspect_err(|_| bury(&mut child))?;
         Ok((Guard { socket, process, child, last: FIRST, leaf, ended: false }, output))
     }
 
@@ -267,10 +316,4 @@ impl From<&Launch<'_>> for Arm {
             cgroup: launch.cgroup,
         }
     }
-}
-
-fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-    let _ = fcntl(&writer, F_SETPIPE_SZ(PIPE_SIZE)); // refused when the user's quota of pipe memory is used up
-    Ok((reader, writer))
 }

@@ -1,6 +1,7 @@
 //! One process per term that runs the keeper's child and ends it in time, whatever happens to the daemon.
 //!
-//! The guard is this binary, executed again under another name, with a socket to the daemon and nothing else. It knows two
+//! The guard is this binary, executed again under another name, with a socket to the daemon and nothing else. It may be started before
+//! there is a term for it ([`Unarmed`]), so that a standby's child runs sooner. Once armed, it knows two
 //! absolute deadlines on `CLOCK_BOOTTIME` and needs no frame to act on them: *silence is death*. The daemon prolongs them, starts
 //! the child (again) by command, and learns from [`Event::TreeDead`] that nothing of the keeper lives any more.
 //!
@@ -20,7 +21,7 @@ mod sys;
 mod tree;
 
 pub use crate::core::restart::Exit;
-pub use daemon::{Guard, Launch, Lost, Newborn, OWN_EXECUTABLE, Output, Wiring};
+pub use daemon::{Guard, Launch, Lost, Newborn, OWN_EXECUTABLE, Output, Unarmed, Wiring};
 pub use frame::{Ack, Command, Deadlines, Event, Report, Seq, Stage, Why};
 pub use spec::{ChildSpec, LIMITS, Limit, limit_by_name};
 pub use sys::become_realtime;

@@ -134,13 +134,17 @@ pub(super) struct Ending {
 }
 
 impl Guard {
-    /// Waits for the first frame and sets the deadlines. `None`: the daemon went away before.
+    /// Makes itself ready, waits for the first frame, and sets the deadlines. `None`: the daemon went away before.
     pub(super) fn arm(socket: OwnedFd, duty: Duty) -> io::Result<Option<Guard>> {
         let (signals, inherited, report) = setup::harden(duty)?;
         let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
         let timer =
             TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+        let mut walk = Walk::new();
+        walk.kill_all(|_| true);
+        let locked = duty.is_term() && setup::lock_memory();
         let Some((seq, arm, fds)) = first_frame(&socket)? else { return Ok(None) };
+        setup::name_process(cgroup::GUARD_COMM);
         let mut guard = Guard {
             socket,
             timer,
@@ -153,16 +157,15 @@ impl Guard {
             deadlines: arm.deadlines,
             main: None,
             killed: 0,
-            walk: Walk::new(),
+            walk,
             last: seq,
             deaf: false,
             orphaned: false,
             quit: false,
         };
         guard.set_timer();
-        let walk = guard.rehearse();
-        let cgroup = guard.charge.leaf.is_some();
-        let locked = duty.is_term() && setup::lock_memory();
+        guard.rehearse();
+        let (cgroup, walk) = (guard.charge.leaf.is_some(), guard.walk.works());
         guard.say(Event::Armed(Report { cgroup, walk, locked, ..report }));
         guard.acknowledge(seq, true, clock::boot());
         Ok(Some(guard))
@@ -461,15 +464,13 @@ impl Guard {
         while let Ok(Some(_)) = self.signals.read_signal() {} // SIGCHLD is a hint to reap; TERM, INT, HUP are not for us
     }
 
-    /// Uses everything that killing takes once, so that its pages are in memory. True when the walk works here.
-    fn rehearse(&mut self) -> bool {
-        self.walk.kill_all(|_| true);
+    /// Uses what killing takes once, so that its pages are in memory; the walk was used before.
+    fn rehearse(&mut self) {
         if let Some(leaf) = &mut self.charge.leaf {
             leaf.try_birth();
             leaf.populated();
         }
         self.reap();
-        self.walk.works()
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn harden(duty: Duty) -> nix::Result<(SignalFd, Inherited, Report)> {
         Duty::Term => setsid().map(drop), // fails only when it leads a session already
         Duty::Foreground | Duty::Errand => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
     };
-    name_process(cgroup::GUARD_COMM);
+    name_process(cgroup::RESERVE_COMM);
     prctl::set_child_subreaper(true)?;
     // Before dumpable: the file belongs to root afterwards.
     let (oom_score, oom) = if duty.is_term() { protect_from_oom() } else { (None, false) };
@@ -74,7 +74,7 @@ fn protect_from_oom() -> (Option<String>, bool) {
     (before.filter(|_| done), done)
 }
 
-/// After everything is allocated. On fault, because locking the whole binary at once costs each guard a private copy of pages it never
+/// On fault, because locking the whole binary at once costs each guard a private copy of pages it never
 /// uses: 523 KiB PSS instead of 225, of fifty. The pages that killing takes are touched by a rehearsal instead.
 pub(super) fn lock_memory() -> bool {
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);

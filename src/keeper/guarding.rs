@@ -1,5 +1,6 @@
 //! The guard of a term: how it is started, what it is told, what it says, and what is done when it is lost.
 
+use super::reserve::Reserve;
 use super::{Shell, Slot};
 use crate::child::term_variables;
 use crate::core::election::GuardReport;
@@ -36,7 +37,6 @@ impl Shell {
         deadlines: Deadlines,
         start_by: Instant,
     ) {
-        assert!(matches!(self.slot, Slot::Empty), "one guard per term, and terms do not overlap");
         match self.prepare(value, token, deadlines) {
             Ok(birth) => {
                 self.keeper.shared.births.update(|births| births + 1);
@@ -51,7 +51,7 @@ impl Shell {
     }
 
     fn prepare(
-        &self,
+        &mut self,
         value: Value,
         token: FencingToken,
         deadlines: Deadlines,
@@ -69,9 +69,13 @@ impl Shell {
         let duty = if keeper.foreground.is_some() { Duty::Foreground } else { Duty::Term };
         let stdin = keeper.foreground.as_ref().and_then(|front| front.stdin.as_ref());
         let stdin = stdin.map(OwnedFd::try_clone).transpose().map_err(|error| error.to_string())?;
+        let Slot::Empty(reserve) = &mut self.slot else {
+            unreachable!("one guard per term, and terms do not overlap")
+        };
+        let reserve = std::mem::replace(reserve, Reserve::Never).take(shared);
         // The thread may end when it likes: a guard asks for no signal on its parent's death (supervisors.md 2).
         Ok(tokio::task::spawn_blocking(move || {
-            Newborn::start(&Launch {
+            let launch = Launch {
                 duty,
                 executable: Path::new(guard::OWN_EXECUTABLE),
                 spec: &spec,
@@ -83,14 +87,14 @@ impl Shell {
                 lock: lock.as_ref().map(AsFd::as_fd),
                 stdin: stdin.as_ref().map(AsFd::as_fd),
                 cgroup,
-            })
+            };
+            Newborn::start(&launch, reserve)
         }))
     }
 
     /// The guard exists: it is told what has come up since.
     pub(super) fn born(&mut self, newborn: io::Result<Newborn>) {
-        let slot = std::mem::replace(&mut self.slot, Slot::Empty);
-        let Slot::Launching { token, waiting, unwanted, .. } = slot else { return };
+        let Slot::Launching { token, waiting, unwanted, .. } = self.vacate() else { return };
         self.keeper.shared.births.update(|births| births - 1);
         match newborn.and_then(Guard::adopt) {
             Ok((mut guard, output)) => {
@@ -109,6 +113,14 @@ impl Shell {
                 self.keeper.election.handle_guard(clock::now(), report);
             }
         }
+    }
+
+    /// Whoever was there. A guard in reserve stays.
+    fn vacate(&mut self) -> Slot {
+        if matches!(self.slot, Slot::Empty(_)) {
+            return Slot::Empty(Reserve::Never);
+        }
+        std::mem::replace(&mut self.slot, Slot::Empty(Reserve::of(&self.keeper)))
     }
 
     /// The child's output is the edge's to read.
@@ -132,19 +144,17 @@ impl Shell {
                 guard.send(command);
             }
             Slot::Launching { waiting, .. } => waiting.push(command),
-            Slot::Empty | Slot::Mourning { .. } => {}
+            Slot::Empty(_) | Slot::Mourning { .. } => {}
         }
     }
 
     /// The tree is dead and the lock is free: the guard goes without releasing anything itself.
     pub(super) fn dismiss(&mut self) {
-        let mut guard = match std::mem::replace(&mut self.slot, Slot::Empty) {
-            Slot::Guard(guard) => guard,
-            Slot::Launching { .. } => {
-                unreachable!("nothing is released before the guard is born and its tree is dead")
-            }
-            Slot::Empty | Slot::Mourning { .. } => return,
-        };
+        assert!(
+            !matches!(self.slot, Slot::Launching { .. }),
+            "nothing is released before the guard is born and its tree is dead"
+        );
+        let Slot::Guard(mut guard) = self.vacate() else { return };
         guard.send(guard::Command::Quit);
         let shared = Rc::clone(&self.keeper.shared);
         tokio::task::spawn_local(async move {
@@ -210,7 +220,7 @@ impl Shell {
         let proven = shared.last_resort.borrow_mut().pass(lost, &shared.guards.borrow());
         *again = (*again * 2).min(LAST_RESORT_MAX);
         if proven {
-            self.slot = Slot::Empty;
+            self.vacate();
             self.keeper.election.handle_guard(clock::now(), GuardReport::TreeDead { killed: 0, last: true });
         }
     }

@@ -1,6 +1,7 @@
 //! The shell of one keeper: carries out what its [`Election`] wants, and tells it what happened. No decision is made here.
 
 mod guarding;
+mod reserve;
 mod view;
 
 pub use view::first_view;
@@ -12,7 +13,7 @@ use crate::core::lease::FencingToken;
 use crate::core::request::FromNode;
 use crate::core::spread::Spread;
 use crate::core_thread::Told;
-use crate::guard::{self, ChildSpec, Guard, LastResort, Lost, Newborn};
+use crate::guard::{self, ChildSpec, Guard, LastResort, Lost, Newborn, Unarmed};
 use crate::health;
 use crate::hooks::Caller;
 use crate::lock::{Ask, Engine, KeeperId};
@@ -20,6 +21,7 @@ use crate::observe::board::{Board, KeeperView, Panel};
 use crate::observe::history::History;
 use crate::observe::series::Recorder;
 use crate::output::{Ended, Outlet, TermOutput};
+use reserve::Reserve;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
@@ -50,6 +52,8 @@ pub struct Shared {
     pub guards: RefCell<BTreeSet<u32>>,
     /// Guards that are being started: they may be children of the daemon already, and are not in `guards` yet.
     pub births: Cell<u32>,
+    /// Guards without a term.
+    pub reserves: Cell<u32>,
     /// Use cgroups where there are any.
     pub cgroup: bool,
     /// Who has which keeper, for the order in which hosts stand.
@@ -59,7 +63,7 @@ pub struct Shared {
 /// The guard of the current term.
 #[derive(Debug)]
 enum Slot {
-    Empty,
+    Empty(Reserve),
     /// Being started on another thread; what it is to be told meanwhile.
     Launching {
         birth: JoinHandle<io::Result<Newborn>>,
@@ -126,6 +130,8 @@ enum Input {
     Command(Told),
     Health(HealthReport),
     Signal(i32),
+    ReserveDue,
+    Reserve(io::Result<Unarmed>),
     Born(io::Result<Newborn>),
     Guard(Result<guard::Event, Lost>),
     LastResort,
@@ -136,7 +142,10 @@ enum Input {
 pub async fn run(keeper: Keeper) -> Past {
     let mut shell = Shell::new(keeper);
     shell.run().await;
-    let Shell { keeper, history, .. } = shell;
+    let Shell { keeper, history, slot, .. } = shell;
+    if let Slot::Empty(reserve) = slot {
+        reserve.dismiss(&keeper.shared);
+    }
     keeper.shared.engine.unregister(keeper.id);
     keeper.shared.spread.borrow_mut().leave(keeper.id.place());
     Past { why: "it has other settings since a reload", history, paused: keeper.election.is_paused() }
@@ -166,8 +175,8 @@ impl Shell {
             keeper.election.handle_command(clock::now(), Command::Pause);
         }
         Shell {
+            slot: Slot::Empty(Reserve::of(&keeper)),
             keeper,
-            slot: Slot::Empty,
             view,
             history,
             predecessor: None,
@@ -219,6 +228,16 @@ impl Shell {
             }
             Input::Health(report) => self.keeper.election.handle_health(clock::now(), report),
             Input::Signal(signal) => self.tell(guard::Command::Signal(signal)),
+            Input::ReserveDue => {
+                if let Slot::Empty(reserve) = &mut self.slot {
+                    reserve.start(&self.keeper);
+                }
+            }
+            Input::Reserve(born) => {
+                if let Slot::Empty(reserve) = &mut self.slot {
+                    reserve.born(born, &self.keeper);
+                }
+            }
             Input::Born(newborn) => self.born(newborn),
             Input::Guard(said) => self.guard_said(said),
             Input::LastResort => self.last_resort(),
@@ -267,7 +286,7 @@ impl Shell {
                 Action::KillGuard => match &mut self.slot {
                     Slot::Guard(guard) => guard.kill(),
                     Slot::Launching { unwanted, .. } => *unwanted = true,
-                    Slot::Empty | Slot::Mourning { .. } => {}
+                    Slot::Empty(_) | Slot::Mourning { .. } => {}
                 },
                 Action::QuitGuard => self.dismiss(),
                 Action::Emit(event) => self.note(&event),
@@ -307,7 +326,7 @@ async fn next_signal(foreground: &mut Option<Foreground>) -> Option<i32> {
 /// Cancel-safe: nothing is lost when another input comes first.
 async fn from_guard(slot: &mut Slot) -> Input {
     match slot {
-        Slot::Empty => std::future::pending().await,
+        Slot::Empty(reserve) => reserve.next().await,
         Slot::Launching { birth, .. } => {
             Input::Born(birth.await.unwrap_or_else(|error| Err(io::Error::other(error))))
         }

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// What a guard calls itself until it has a term.
+const RESERVE: &str = "keeperd-reserve";
+
 /// `KEEPERD_BIN`, else the one cargo built together with this suite, in the same profile.
 pub fn binary() -> PathBuf {
     std::env::var_os("KEEPERD_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_keeperd").into()).into()
@@ -123,8 +126,15 @@ impl Daemon {
     }
 
     pub fn guards(&self) -> Vec<Proc> {
-        let is_guard = |p: &Proc| p.comm == "keeperd-guard" || p.cmdline.starts_with("keeperd: guard ");
+        let is_guard = |p: &Proc| {
+            p.comm == "keeperd-guard" || (p.comm != RESERVE && p.cmdline.starts_with("keeperd: guard "))
+        };
         procs::children(self.pid()).into_iter().filter(is_guard).collect()
+    }
+
+    /// Guards without a term.
+    pub fn reserves(&self) -> Vec<Proc> {
+        procs::children(self.pid()).into_iter().filter(|p| p.comm == RESERVE).collect()
     }
 
     pub fn guard(&self, keeper: &str) -> Step<Proc> {

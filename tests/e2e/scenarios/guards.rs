@@ -2,10 +2,11 @@
 
 use super::{Scenario, scenario};
 use crate::clock::ms;
-use crate::step::{Step, check, skipped};
+use crate::step::{Step, check, failure, skipped};
 use crate::trial::{KEEPER, Setup, TTL, Trial, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::time::Duration;
 
 pub const ALL: &[Scenario] = &[
     scenario(
@@ -28,6 +29,16 @@ pub const ALL: &[Scenario] = &[
         |t| freeze_guard(t, false),
     ),
     scenario("guard_sigstop_cgroup", "the same with a cgroup", |t| freeze_guard(t, true)),
+    scenario(
+        "reserve_taken",
+        "a standby has a guard in reserve, and its term begins with that; without one there, with a new one",
+        reserve_taken,
+    ),
+    scenario(
+        "reserve_frozen",
+        "the guard in reserve is frozen: it is missed as soon as there is a term, and the next is another",
+        reserve_frozen,
+    ),
     scenario(
         "grandchild_cgroup",
         "without a cgroup and with one: a polite stop leaves no leaf behind",
@@ -68,6 +79,58 @@ fn freeze_guard(t: &mut Trial, cgroup: bool) -> Step {
     t.figure(format!("next child after {}", ms(new.start - at)));
     t.runs_on(&new, secs(2))?;
     t.died_with_its_lease(&old, at)
+}
+
+/// Of the host that stands by, once there is one.
+fn reserve(t: &mut Trial, standby: &str) -> Step<i32> {
+    for _ in 0..1000 {
+        if let [reserve] = &t.daemon(standby)?.reserves()[..] {
+            return Ok(reserve.pid);
+        }
+        t.pause(Duration::from_millis(10));
+    }
+    Err(failure(format!("{standby} has no guard in reserve")))
+}
+
+fn reserve_taken(t: &mut Trial) -> Step {
+    let mut old = t.begin(Setup::default())?;
+    for killed in [false, true] {
+        let holder = Trial::holder_of(&old);
+        let standby = if holder == "a" { "b" } else { "a" };
+        let reserve = reserve(t, standby)?;
+        check(t.daemon(&holder)?.reserves().is_empty(), "a holder has a guard in reserve")?;
+        if killed {
+            t.note(format!("SIGKILL to the guard in reserve {reserve}"));
+            kill(Pid::from_raw(reserve), Signal::SIGKILL)?;
+        }
+        let at = t.signal(&holder, Signal::SIGTERM)?;
+        let new = t.successor(&old, at, secs(1))?;
+        let guard = t.daemon(standby)?.guard(KEEPER)?.pid;
+        check(
+            killed != (guard == reserve),
+            format!("in reserve {reserve}, killed: {killed}; guard {guard}"),
+        )?;
+        check(t.daemon(standby)?.reserves().is_empty(), "another in reserve")?;
+        t.runs_on(&new, secs(1))?;
+        t.daemon(&holder)?.await_exit(secs(5))?;
+        t.start(&holder)?;
+        old = new;
+    }
+    Ok(())
+}
+
+fn reserve_frozen(t: &mut Trial) -> Step {
+    let old = t.begin(Setup { keeper_lines: "cooldown = \"1s\"\n", ..Setup::default() })?;
+    let holder = Trial::holder_of(&old);
+    let standby = if holder == "a" { "b" } else { "a" };
+    let reserve = reserve(t, standby)?;
+    t.note(format!("SIGSTOP to the guard in reserve {reserve}"));
+    kill(Pid::from_raw(reserve), Signal::SIGSTOP)?;
+    let at = t.signal(&holder, Signal::SIGTERM)?;
+    let new = t.successor(&old, at, TTL + secs(3))?;
+    t.figure(format!("next child after {}", ms(new.start - at)));
+    check(t.daemon(standby)?.guard(KEEPER)?.pid != reserve, "a frozen guard is armed")?;
+    t.runs_on(&new, secs(1))
 }
 
 fn leaf_is_removed(t: &mut Trial) -> Step {
