@@ -1063,6 +1063,15 @@ fn named(pid: u32, name: &str) {
     }
 }
 
+/// Waits for it.
+fn dead_and_ours_to_reap(pid: u32) {
+    let limit = clock::boot() + LONG;
+    while !fs::read_to_string(format!("/proc/{pid}/stat")).expect("ours to reap").contains(") Z ") {
+        assert!(clock::boot() < limit, "{pid} does not die");
+        std::thread::sleep(MS);
+    }
+}
+
 async fn a_guard_in_reserve_is_deaf_to_signals_and_obeys_like_any_other_once_it_is_armed() {
     use nix::sys::signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let reserve = in_reserve(Path::new(guard::OWN_EXECUTABLE));
@@ -1070,16 +1079,14 @@ async fn a_guard_in_reserve_is_deaf_to_signals_and_obeys_like_any_other_once_it_
     for number in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
         signal(pid, number);
     }
-    let mut plan = shell("touch $KEEPERD_TEST_MARK/ready; exec sleep 60");
-    let stop_at = clock::boot() + 2 * SECOND;
-    plan.deadlines = Deadlines { stop_at, kill_at: stop_at + SECOND };
-    let mut term = plan.launch_from(Some(reserve));
+    let mut term = shell("touch $KEEPERD_TEST_MARK/ready; exec sleep 60").launch_from(Some(reserve));
     assert_eq!(term.guard.pid(), pid);
     term.guard.send(spawn());
     term.ready().await;
     named(pid, "keeperd-guard");
+    let ends = term.ends(100 * MS, LONG).await;
     assert_eq!(term.exited().await, Exit::Signal(libc::SIGTERM));
-    assert!(clock::boot() >= stop_at, "it stopped before its time");
+    assert!(clock::boot() >= ends.stop_at, "it stopped before its time");
     term.tree_dead().await;
     term.quit().await;
 }
@@ -1088,6 +1095,7 @@ async fn a_guard_in_reserve_that_has_died_is_replaced() {
     let reserve = in_reserve(Path::new(guard::OWN_EXECUTABLE));
     let pid = reserve.pid();
     signal(pid, nix::sys::signal::SIGKILL);
+    dead_and_ours_to_reap(pid);
     let mut term = shell("exec sleep 60").launch_from(Some(reserve));
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "a zombie was left");
     assert_ne!(term.guard.pid(), pid);
@@ -1102,11 +1110,7 @@ async fn a_guard_in_reserve_goes_with_the_daemon_and_when_it_is_not_wanted() {
     let reserve = in_reserve(Path::new(guard::OWN_EXECUTABLE));
     let pid = reserve.pid();
     drop(reserve);
-    let limit = clock::boot() + LONG;
-    while !fs::read_to_string(format!("/proc/{pid}/stat")).expect("ours to reap").contains(") Z ") {
-        assert!(clock::boot() < limit, "the socket ended and the guard did not");
-        tokio::time::sleep(MS).await;
-    }
+    dead_and_ours_to_reap(pid);
     nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.cast_signed()), None).expect("ours to reap");
     let reserve = in_reserve(Path::new(guard::OWN_EXECUTABLE));
     let pid = reserve.pid();
