@@ -92,7 +92,7 @@ impl Node {
             .spawn()
             .map_err(|e| failure(format!("{binary} does not start: {e}; apt-get install redis-server")))?;
         self.server = Some(server);
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !matches!(self.ask(&["PING"]), Ok(Reply::Text(t)) if t == "PONG") {
             check(Instant::now() < deadline, format!("redis-{} on port {port} is silent", self.name))?;
             std::thread::sleep(Duration::from_millis(2));

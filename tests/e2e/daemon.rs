@@ -46,7 +46,6 @@ pub struct Daemon {
     config: PathBuf,
     process: Child,
     exited: Option<ExitStatus>,
-    born: Instant,
     _unread: Option<ChildStderr>,
 }
 
@@ -84,16 +83,15 @@ impl Daemon {
             std::thread::spawn(move || stamp_lines(stderr, log));
             None
         };
-        Ok(Self { host: host.clone(), config, process, exited: None, born: Instant::now(), _unread: unread })
+        Ok(Self { host: host.clone(), config, process, exited: None, _unread: unread })
     }
 
     pub fn pid(&self) -> i32 {
         i32::try_from(self.process.id()).expect("pids are below 2^22")
     }
 
-    /// A process has no handlers before it has installed them: a story that started one just now lets it get there.
     pub fn grow_up(&self) {
-        std::thread::sleep(Duration::from_millis(300).saturating_sub(self.born.elapsed()));
+        procs::grow_up(self.pid());
     }
 
     pub fn is_running(&mut self) -> bool {

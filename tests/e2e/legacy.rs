@@ -61,7 +61,6 @@ pub struct Legacy {
     pub name: String,
     process: Child,
     exited: Option<ExitStatus>,
-    born: Instant,
 }
 
 impl Legacy {
@@ -79,16 +78,11 @@ impl Legacy {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        Ok(Self { name: name.into(), process, exited: None, born: Instant::now() })
+        Ok(Self { name: name.into(), process, exited: None })
     }
 
     pub fn pid(&self) -> i32 {
         i32::try_from(self.process.id()).expect("pids are below 2^22")
-    }
-
-    /// Node takes longer than a daemon to install its handlers.
-    pub fn grow_up(&self) {
-        std::thread::sleep(Duration::from_millis(1000).saturating_sub(self.born.elapsed()));
     }
 
     pub fn is_running(&mut self) -> bool {

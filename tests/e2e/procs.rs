@@ -72,6 +72,22 @@ pub fn children_of(pid: i32) -> Vec<i32> {
     lists.flat_map(|l| l.split_whitespace().filter_map(|w| w.parse().ok()).collect::<Vec<i32>>()).collect()
 }
 
+/// A process has no handlers before it has installed them: a story that started one just now lets it get there.
+pub fn grow_up(pid: i32) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !heeds_sigterm(pid) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Or is gone.
+fn heeds_sigterm(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    status.contains("State:\tZ") || caught.is_none_or(|mask| mask >> (Signal::SIGTERM as i32 - 1) & 1 == 1)
+}
+
 /// What a trial left: below it, as it is a subreaper, or marked, wherever it went.
 pub fn remains(id: &str, except: &BTreeSet<i32>) -> Vec<Proc> {
     reap_orphans(except);

@@ -87,7 +87,7 @@ impl Proxy {
         let open = mode != Mode::Refuse;
         let listening = self.switch.listening.lock().expect("no thread panics with it");
         let waited =
-            self.switch.changed.wait_timeout_while(listening, Duration::from_secs(2), |l| *l != open);
+            self.switch.changed.wait_timeout_while(listening, Duration::from_secs(30), |l| *l != open);
         let timed_out = waited.expect("no thread panics with it").1.timed_out();
         assert!(!timed_out, "proxy {} did not follow {mode:?}", self.port.number);
     }

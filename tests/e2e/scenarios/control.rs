@@ -128,7 +128,7 @@ fn from_reply(t: &mut Trial) -> Step {
         check(boot_ns() < end, "the naive daemon does not extend")?;
         t.pause(millis(2));
     }
-    t.pause(millis(180));
+    t.pause(millis(250));
     let at = t.set_links(&host, Mode::Refuse);
     t.successor(&first, at, 2 * TTL)?;
     t.pause(secs(1));
@@ -181,7 +181,7 @@ fn plain_register(t: &mut Trial) -> Step {
     t.random_moment();
     t.freeze_host(&host, false)?;
     let_it_happen(t, &first)?;
-    t.thaw_host(&host, millis(30));
+    t.thaw_host(&host, millis(100));
     t.pause(millis(500));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Faults of the daemon.
 
 use super::{Scenario, scenario};
-use crate::clock::ms;
+use crate::clock::{boot_ns, ms};
 use crate::step::{Step, check};
 use crate::trial::{Setup, TTL, Trial, millis, secs};
 use nix::sys::signal::Signal;
@@ -152,11 +152,15 @@ fn second_sigterm(t: &mut Trial) -> Step {
     let holder = Trial::holder_of(&old);
     t.random_moment();
     t.signal(&holder, Signal::SIGTERM)?;
-    t.pause(millis(400));
-    let alive = t.life(&old.instance)?;
-    check(alive.asked_to_stop && t.is_running(&holder), "the first signal did not wait for the child")?;
+    let first = boot_ns();
+    while !t.life(&old.instance)?.asked_to_stop {
+        check(boot_ns() < first + 2_000_000_000, "the child was not asked to stop")?;
+        t.pause(millis(5));
+    }
+    t.pause(millis(300));
+    check(t.is_running(&holder), "the first signal did not wait for the child")?;
     let at = t.signal(&holder, Signal::SIGTERM)?;
-    t.daemon(&holder)?.await_exit(millis(1000))?;
+    t.daemon(&holder)?.await_exit(millis(2000))?;
     let old = t.life(&old.instance)?;
     let took = old.end.saturating_sub(at);
     t.figure(format!("old tree dead {} after the second signal", ms(took)));
@@ -175,7 +179,7 @@ fn host_frozen(t: &mut Trial) -> Step {
     let new = t.successor(&old, at, TTL + secs(1))?;
     t.figure(format!("next child after {}", ms(new.start - at)));
     t.runs_on(&new, TTL)?;
-    t.thaw_host(&host, millis(30));
+    t.thaw_host(&host, millis(100));
     t.runs_on(&new, secs(2))?;
     let refused = t.registers().map_or(0, |r| r.rejected);
     let overlaps = t.witness.judge.excused_overlaps();
