@@ -86,6 +86,8 @@ pub struct Spread {
     keepers: BTreeMap<usize, Kept>,
     here: u32,
     elsewhere: BTreeMap<String, u32>,
+    /// How many other hosts hold so many.
+    hosts_by_count: BTreeMap<u32, u32>,
     waiting: BTreeSet<(u32, usize)>,
 }
 
@@ -123,6 +125,7 @@ impl Spread {
             keepers: BTreeMap::new(),
             here: 0,
             elsewhere: BTreeMap::new(),
+            hosts_by_count: BTreeMap::new(),
             waiting: BTreeSet::new(),
         }
     }
@@ -142,49 +145,64 @@ impl Spread {
     /// Takes note of where a keeper is now.
     pub fn seat(&mut self, place: usize, seat: Seat<'_>) {
         let Some(kept) = self.keepers.get_mut(&place).filter(|kept| !kept.at.is(seat)) else { return };
-        match &kept.at {
-            At::Nowhere => {}
-            At::Waiting => drop(self.waiting.remove(&(kept.shift, place))),
-            At::Here => self.here -= 1,
-            At::Elsewhere(host) => {
-                if let Some(count) = self.elsewhere.get_mut(host) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.elsewhere.remove(host);
-                    }
-                }
-            }
-        }
-        kept.at = match seat {
+        let shift = kept.shift;
+        let at = match seat {
             Seat::Nowhere => At::Nowhere,
-            Seat::Waiting => {
-                self.waiting.insert((kept.shift, place));
-                At::Waiting
-            }
-            Seat::Here => {
-                self.here += 1;
-                At::Here
-            }
+            Seat::Waiting => At::Waiting,
+            Seat::Here => At::Here,
             Seat::Elsewhere(host) => {
-                *self.elsewhere.entry(host.to_owned()).or_default() += 1;
                 kept.last = Some(host.to_owned());
                 At::Elsewhere(host.to_owned())
             }
         };
+        let before = std::mem::replace(&mut kept.at, at);
+        match before {
+            At::Nowhere => {}
+            At::Waiting => drop(self.waiting.remove(&(shift, place))),
+            At::Here => self.here -= 1,
+            At::Elsewhere(host) => self.holds(&host, |count| count - 1),
+        }
+        match seat {
+            Seat::Nowhere => {}
+            Seat::Waiting => drop(self.waiting.insert((shift, place))),
+            Seat::Here => self.here += 1,
+            Seat::Elsewhere(host) => self.holds(host, |count| count + 1),
+        }
+    }
+
+    fn holds(&mut self, host: &str, change: impl Fn(u32) -> u32) {
+        if host == self.host {
+            return;
+        }
+        let before = self.elsewhere.get(host).copied().unwrap_or(0);
+        let after = change(before);
+        if let Some(hosts) = self.hosts_by_count.get_mut(&before) {
+            *hosts -= 1;
+            if *hosts == 0 {
+                self.hosts_by_count.remove(&before);
+            }
+        }
+        if after == 0 {
+            self.elsewhere.remove(host);
+        } else {
+            self.elsewhere.insert(host.to_owned(), after);
+            *self.hosts_by_count.entry(after).or_default() += 1;
+        }
     }
 
     pub fn load(&self, place: usize) -> Load {
         let Some(kept) = self.keepers.get(&place) else { return Load::default() };
-        let others = || self.elsewhere.iter().filter(|(host, _)| **host != self.host);
+        let last = kept.last.as_ref().and_then(|host| self.elsewhere.get(host));
+        let besides_last = |(count, hosts): (&u32, &u32)| {
+            let others = if last == Some(count) { hosts - 1 } else { *hosts };
+            (others > 0).then_some(*count)
+        };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Load {
             keepers: count(self.keepers.len()),
             own: self.here,
-            least_elsewhere: others()
-                .filter(|(host, _)| kept.last.as_ref() != Some(host))
-                .map(|(_, held)| *held)
-                .min(),
-            hosts: count(others().count()).saturating_add(1),
+            least_elsewhere: self.hosts_by_count.iter().find_map(besides_last),
+            hosts: count(self.elsewhere.len()).saturating_add(1),
             line: count(self.waiting.range(..(kept.shift, place)).count()),
             shift: kept.shift,
         }

@@ -243,6 +243,33 @@ fn a_node_that_comes_back_is_extended_at_once() {
 }
 
 #[test]
+fn holders_do_not_keep_step_after_a_node_has_come_back_for_all_of_them() {
+    let mut world = World::leading();
+    let mut pauses = Vec::new();
+    for _ in 0..20 {
+        world.node(FromNode::Change { node: C, change: NodeChange::Lost });
+        world.pass(ms(100));
+        world.node(FromNode::Change { node: C, change: NodeChange::Serving });
+        for node in NODES {
+            world.extend(node, ExtendAnswer::Ok);
+        }
+        world.forget();
+        let renewed = world.at();
+        while world.asked_kinds().is_empty() {
+            world.pass(ms(1));
+        }
+        pauses.push(world.at().since(renewed));
+        for node in NODES {
+            world.extend(node, ExtendAnswer::Ok);
+        }
+        world.forget();
+    }
+    pauses.sort_unstable();
+    assert!(pauses[0] >= ms(500) && pauses[19] <= ms(1_001), "{pauses:?}");
+    assert!(pauses[19] - pauses[0] > ms(250), "{pauses:?}");
+}
+
+#[test]
 fn a_node_that_comes_back_during_a_round_is_in_the_next() {
     let mut world = World::leading();
     world.node(FromNode::Change { node: C, change: NodeChange::Lost });

@@ -1,8 +1,9 @@
 use crate::world::*;
 use keeperd::core::event::{Command, Role};
-use keeperd::core::lease::FencingToken;
+use keeperd::core::lease::{FencingToken, NodeId};
 use keeperd::core::request::{Answer, FromNode, LookAnswer, NodeChange};
 use keeperd::core::restart::RestartRules;
+use keeperd::core::spread::Load;
 use std::time::Duration;
 
 fn standby() -> World {
@@ -86,13 +87,81 @@ fn a_hint_leads_to_a_look_at_once_and_no_flood_of_hints_to_a_flood_of_looks() {
     assert!(looks(&world) >= 3, "a hint is never lost");
 }
 
+fn comes_back(world: &mut World, node: NodeId) {
+    world.node(FromNode::Change { node, change: NodeChange::Lost });
+    world.node(FromNode::Change { node, change: NodeChange::Serving });
+}
+
 #[test]
-fn a_node_that_comes_back_is_looked_at() {
+fn nobody_looks_for_a_node_that_comes_back_while_a_quorum_tells_of_a_lock_that_is_held() {
     let mut world = standby();
     answer_looks(&mut world, [held_for(ms(900)), held_for(ms(900)), held_for(ms(900))]);
-    world.node(FromNode::Change { node: C, change: NodeChange::Lost });
-    world.node(FromNode::Change { node: C, change: NodeChange::Serving });
+    comes_back(&mut world, C);
+    world.pass(ms(890));
+    assert_eq!(looks(&world), 0);
+    world.pass(ms(15));
+    assert_eq!(looks(&world), 3, "of those that serve then");
+}
+
+#[test]
+fn a_node_that_comes_back_is_looked_at_soon_when_too_few_tell_of_changes() {
+    let mut world = standby();
+    answer_looks(&mut world, [held_for(ms(900)), held_for(ms(900)), held_for(ms(900))]);
+    comes_back(&mut world, B);
+    comes_back(&mut world, C);
+    world.pass(ms(200));
     assert_eq!(looks(&world), 3);
+}
+
+#[test]
+fn a_node_that_comes_back_is_looked_at_at_once_while_nobody_is_seen_to_hold() {
+    let mut world = standby();
+    let quarantined = || Answer::Look(LookAnswer::Quarantined { remaining: ms(500) });
+    answer_looks(&mut world, [held_for(ms(900)), quarantined(), quarantined()]);
+    comes_back(&mut world, C);
+    assert_eq!(looks(&world), 3);
+}
+
+#[test]
+fn looks_for_nodes_that_come_back_are_spread_ever_wider_while_no_quorum_answers() {
+    let mut world = standby();
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        answer_looks(&mut world, [Answer::Silent, Answer::Silent, Answer::Silent]);
+        let before = world.at();
+        comes_back(&mut world, C);
+        while looks(&world) == 0 {
+            world.pass(ms(1));
+        }
+        waits.push(world.at().since(before));
+    }
+    assert!(waits[0] <= ms(200), "{waits:?}");
+    assert!(waits[4..].iter().max().is_some_and(|most| *most > ms(500)), "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait <= ms(1_010)), "no longer than a poll: {waits:?}");
+}
+
+#[test]
+fn the_more_hosts_may_stand_by_the_further_apart_they_wake_at_an_expiry() {
+    let woke_after = |hosts| {
+        let mut world = standby();
+        world.election.handle_load(Load { hosts, ..Load::default() });
+        let mut waits: Vec<Duration> = (0..20)
+            .map(|_| {
+                answer_looks(&mut world, [held_for(ms(100)), held_for(ms(100)), held_for(ms(100))]);
+                let looked = world.at();
+                while looks(&world) == 0 {
+                    world.pass(ms(1));
+                }
+                world.at().since(looked)
+            })
+            .collect();
+        waits.sort_unstable();
+        (waits[0], waits[19])
+    };
+    let (first, last) = woke_after(2);
+    assert!(first >= ms(101) && last <= ms(105), "{first:?} to {last:?}");
+    let (first, last) = woke_after(100);
+    assert!(first < ms(130) && last > ms(150) && last <= ms(202), "{first:?} to {last:?}");
 }
 
 #[test]

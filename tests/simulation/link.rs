@@ -12,7 +12,7 @@ use crate::coverage::Mark;
 use crate::host::{Cause, Heard};
 use crate::legacy::LegacyOp;
 use crate::mutants::Mutant;
-use crate::node::{FENCE, LOCK, MarkerSeen, Reply, Terms};
+use crate::node::{MarkerSeen, Reply, Terms};
 use crate::offset::Offset;
 use crate::say;
 use crate::setup::{Kind, nanos};
@@ -189,7 +189,7 @@ impl World {
 
     fn terms(&self, link: usize) -> Terms {
         Terms {
-            host: id(link / self.setup.nodes),
+            host: id(link / self.setup.nodes).into(),
             run: self.links[link].run,
             ttl_ms: self.setup.ttl() / MS,
             quarantine_us: self.setup.quarantine / US,
@@ -362,8 +362,8 @@ impl World {
         link.phase = Phase::Down;
         link.epoch += 1;
         link.flights.clear();
-        self.nodes[n].track_lock &= !(1 << h);
-        self.nodes[n].track_fence &= !(1 << h);
+        self.nodes[n].track_lock.remove(id(h).into());
+        self.nodes[n].track_fence.remove(id(h).into());
     }
 
     pub fn tick(&mut self, l: usize, epoch: u32) {
@@ -638,7 +638,7 @@ impl World {
                 News::Answer(self.carry_out_there(l, n, &request, deadline_us, &terms))
             }
             Errand::Watch => {
-                node.track_lock |= 1 << terms.host;
+                node.track_lock.insert(terms.host);
                 News::Watched(node.data.lock.map(|key| key.value))
             }
             Errand::Ping => News::Pong { us },
@@ -677,30 +677,9 @@ impl World {
     }
 
     /// Invalidations to everybody who tracks what was touched, but to the one who touched it.
-    pub fn pushes(&mut self, n: usize, by: Option<u8>) {
-        let node = &mut self.nodes[n];
-        let touched = std::mem::take(&mut node.touched);
-        if touched == 0 {
-            return;
-        }
-        let mut told = 0;
-        if touched & LOCK != 0 {
-            told |= std::mem::take(&mut node.track_lock);
-        }
-        if touched & FENCE != 0 {
-            told |= std::mem::take(&mut node.track_fence);
-        }
-        if let Some(by) = by {
-            // NOLOOP; and a script's last access of the lock key is a read, which begins the tracking anew.
-            if touched & LOCK != 0 && told & (1 << by) != 0 {
-                node.track_lock |= 1 << by;
-            }
-            told &= !(1 << by);
-        }
-        for h in 0..self.hosts.len() {
-            if told & (1 << h) != 0 {
-                self.push_to(h, n, false);
-            }
+    pub fn pushes(&mut self, n: usize, by: Option<u16>) {
+        for h in self.nodes[n].told(by).iter() {
+            self.push_to(h.into(), n, false);
         }
     }
 
@@ -827,7 +806,6 @@ impl World {
     }
 
     pub fn quarantine_over(&mut self, l: usize, epoch: u32) {
-        let (h, n) = self.ends(l);
         let link = &self.links[l];
         if link.epoch != epoch || link.phase != Phase::Serving || !link.quarantined {
             return;
@@ -836,7 +814,6 @@ impl World {
         if !self.links[l].quarantined {
             self.mark(Mark::QuarantineOver);
         }
-        self.hear(h, Heard::Node(FromNode::Touched { node: NodeId(id(n)) }), Cause::Hint);
     }
 
     fn answered(&mut self, l: usize, flight: Flight, reply: Reply) {

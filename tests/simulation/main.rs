@@ -25,6 +25,7 @@ mod mutants;
 mod nemesis;
 mod node;
 mod oracle;
+mod scale;
 mod setup;
 mod trace;
 mod world;
@@ -42,6 +43,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("--scale", sizes)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return scale::run(sizes);
+    }
     match Options::parse(&args) {
         Ok(options) => campaign::run(&options),
         Err(why) => {

@@ -6,7 +6,7 @@ use crate::coverage::Mark;
 use crate::guard::State;
 use crate::host::Slot;
 use crate::mutants::Mutant;
-use crate::node::{Data, FENCE, LOCK};
+use crate::node::{Data, FENCE, Hosts, LOCK};
 use crate::say;
 use crate::setup::{Kind, Mode};
 use crate::world::{Ev, Kept, World, id};
@@ -411,7 +411,7 @@ impl World {
         let node = &mut self.nodes[n];
         node.up = true;
         node.run = run;
-        (node.track_lock, node.track_fence) = (0, 0);
+        (node.track_lock, node.track_fence) = (Hosts::default(), Hosts::default());
         match kept {
             Kept::All => self.marks.mark(Mark::NodeWithData),
             Kept::Nothing => node.data = Data::default(),

@@ -29,7 +29,7 @@ pub struct Fence {
     pub o: u128,
     pub x: u128,
     pub l: u128,
-    pub host: u8,
+    pub host: u16,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ pub struct Data {
 /// A preferred host's bid.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer {
-    pub host: u8,
+    pub host: u16,
     pub priority: Priority,
     pub expires_ms: u64,
 }
@@ -93,10 +93,42 @@ impl Reply {
 /// Arguments every script gets from the connection and the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    pub host: u8,
+    pub host: u16,
     pub run: u32,
     pub ttl_ms: u64,
     pub quarantine_us: u64,
+}
+
+/// A set of hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Hosts([u64; Hosts::MAX / 64]);
+
+impl Hosts {
+    pub const MAX: usize = 1024;
+
+    pub fn insert(&mut self, host: u16) {
+        self.0[usize::from(host / 64)] |= 1 << (host % 64);
+    }
+
+    pub fn remove(&mut self, host: u16) {
+        self.0[usize::from(host / 64)] &= !(1 << (host % 64));
+    }
+
+    pub fn contains(&self, host: u16) -> bool {
+        self.0[usize::from(host / 64)] >> (host % 64) & 1 == 1
+    }
+
+    pub fn add(&mut self, others: Hosts) {
+        for (mine, theirs) in self.0.iter_mut().zip(others.0) {
+            *mine |= theirs;
+        }
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = u16> {
+        (0_u16..).step_by(64).zip(self.0).flat_map(|(first, bits)| {
+            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| first + bit)
+        })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -111,9 +143,9 @@ pub struct Node {
     pub lost_data_at: Option<Nanos>,
     pub data: Data,
     pub saved: Data,
-    /// Hosts that track the lock key and the fence, as bits.
-    pub track_lock: u32,
-    pub track_fence: u32,
+    /// Who tracks the lock key and the fence.
+    pub track_lock: Hosts,
+    pub track_fence: Hosts,
     pub touched: u8,
     /// Just now.
     paused: bool,
@@ -132,8 +164,8 @@ impl Node {
             lost_data_at: None,
             data: Data::default(),
             saved: Data::default(),
-            track_lock: 0,
-            track_fence: 0,
+            track_lock: Hosts::default(),
+            track_fence: Hosts::default(),
             touched: 0,
             paused: false,
             mutant,
@@ -172,7 +204,7 @@ impl Node {
         self.touched |= LOCK;
     }
 
-    fn own(&mut self, value: u128, host: u8) {
+    fn own(&mut self, value: u128, host: u16) {
         self.data.fence.l = value;
         self.data.fence.host = host;
         self.touched |= FENCE;
@@ -282,7 +314,7 @@ impl Node {
 
     /// Plain reads; the fence is tracked from now on.
     fn look(&mut self, us: u64, terms: &Terms, seen: &mut MarkerSeen) -> LookAnswer {
-        self.track_fence |= 1 << terms.host;
+        self.track_fence.insert(terms.host);
         let mine = self.data.marker.filter(|m| m.run == terms.run || self.is(Mutant::RunIdIgnored));
         let mut left = match mine {
             Some(marker) => {
@@ -395,7 +427,7 @@ impl Node {
     }
 
     /// Raises the token and names the owner, as extend and repair do it.
-    fn write_back(&mut self, value: u128, token: u64, host: u8) {
+    fn write_back(&mut self, value: u128, token: u64, host: u16) {
         if self.is(Mutant::NoTokenWriteBack) {
             return;
         }
@@ -418,7 +450,7 @@ impl Node {
         terms: &Terms,
         seen: &mut MarkerSeen,
     ) -> Answer {
-        self.track_lock |= 1 << terms.host;
+        self.track_lock.insert(terms.host);
         let released = self.data.fence.x == value;
         if self.lock().is_none() && self.is(Mutant::ExtendCreates) {
             self.put(value, terms.ttl_ms, us);
@@ -450,7 +482,7 @@ impl Node {
     }
 
     fn repair(&mut self, us: u64, value: u128, token: u64, deadline: u64, terms: &Terms) -> RepairAnswer {
-        self.track_lock |= 1 << terms.host;
+        self.track_lock.insert(terms.host);
         if us > deadline || (self.data.fence.x == value && !self.is(Mutant::ReleasedLivesAgain)) {
             return RepairAnswer::Refused;
         }
@@ -476,6 +508,26 @@ impl Node {
             self.data.fence.x = value;
             self.touched |= FENCE;
         }
+    }
+
+    /// Who is told of what `by` has touched: everybody who tracks it, but himself.
+    pub fn told(&mut self, by: Option<u16>) -> Hosts {
+        let touched = std::mem::take(&mut self.touched);
+        let mut told = Hosts::default();
+        if touched & LOCK != 0 {
+            told.add(std::mem::take(&mut self.track_lock));
+        }
+        if touched & FENCE != 0 {
+            told.add(std::mem::take(&mut self.track_fence));
+        }
+        if let Some(by) = by {
+            // NOLOOP; and a script's last access of the lock key is a read, which begins the tracking anew.
+            if touched & LOCK != 0 && told.contains(by) {
+                self.track_lock.insert(by);
+            }
+            told.remove(by);
+        }
+        told
     }
 
     // ── clients of the npm package ──
@@ -562,8 +614,11 @@ fn pause() -> Pause {
 }
 
 /// Of a host.
-pub fn name(host: u8) -> String {
-    ["h0", "h1", "h2", "h3"][usize::from(host)].to_owned()
+pub fn name(host: u16) -> String {
+    match ["h0", "h1", "h2", "h3"].get(usize::from(host)) {
+        Some(name) => (*name).to_owned(),
+        None => format!("h{host}"),
+    }
 }
 
 /// A value as it stands on the node. Formatting would cost as much as the whole rest of a look.

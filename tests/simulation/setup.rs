@@ -149,7 +149,8 @@ impl Setup {
         let second = dice.pick(hosts);
         let priorities = |host: usize, dice: &mut Dice| {
             let table = |named: &[(usize, i32)]| {
-                let named = named.iter().map(|(host, n)| (name(crate::world::id(*host)), Priority(*n)));
+                let named =
+                    named.iter().map(|(host, n)| (name(crate::world::id(*host).into()), Priority(*n)));
                 Priorities::ByHost(named.collect())
             };
             match (one_file, dice.below(4)) {
@@ -170,7 +171,7 @@ impl Setup {
     }
 
     pub fn preference(&self, host: usize, hold: Duration) -> Preference {
-        Preference::new(&name(crate::world::id(host)), self.priorities[host].clone(), hold)
+        Preference::new(&name(crate::world::id(host).into()), self.priorities[host].clone(), hold)
     }
 
     fn rules(dice: &mut Dice, mode: Mode, ttl: Nanos) -> RestartRules {

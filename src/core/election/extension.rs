@@ -247,8 +247,16 @@ impl Term {
             (Care::Extend, Purpose::Check) | (Care::Lost, _) => {}
             (Care::Extend, Purpose::Extend) => {
                 let Some(round) = &self.extension.round else { return };
+                let after = round.ticket.sent.since(self.extension.renewed_at);
                 self.extension.renewed_at = round.ticket.sent;
-                let every = if self.extension.again { timing.retry_gap() } else { timing.extend_every() };
+                let every = match self.extension.again {
+                    true => timing.retry_gap(),
+                    // A node came back, for all holders at once: they must not keep step from then on, or their leases would end together.
+                    false if after < timing.extend_every() => {
+                        timing.extend_every() - cx.jitter(timing.extend_every() / 2)
+                    }
+                    false => timing.extend_every(),
+                };
                 self.extension.next = round.ticket.sent + every;
                 let missing: Vec<(NodeId, Option<Instant>)> = round
                     .said()

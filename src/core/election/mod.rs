@@ -469,7 +469,7 @@ impl Election {
             FromNode::Change { node, change: NodeChange::Serving } => {
                 cx.serving.insert(node, ());
                 match &mut self.state {
-                    State::Standby(standby) => standby.look_soon(boot),
+                    State::Standby(standby) => standby.node_serves(cx, boot),
                     State::Leader(term) => term.node_serves(cx, boot, node),
                     State::Candidate(_) | State::Releasing(_) | State::Stopped => {}
                 }

@@ -4,18 +4,24 @@ use super::bid::Bidder;
 use super::context::{Context, Start, look_votes};
 use super::{Change, State, Timer};
 use crate::core::event::{Event, Reason, Said};
-use crate::core::lease::NodeId;
+use crate::core::lease::{NodeId, NodeMap};
 use crate::core::request::{Held, LookAnswer, Request, RoundId};
 use crate::core::round::Round;
 use crate::core::time::Instant;
 use std::time::Duration;
 
-/// Expiry has a grain of 1 ms; then a little spread, so that standbys do not meet.
+/// Expiry has a grain of 1 ms; then a little spread, so that standbys do not meet. It grows with the hosts that may stand by: the first of
+/// them wakes as early all the same, and the others hear of its election instead of looking at the expiry themselves.
 const EXPIRY_GRAIN: Duration = Duration::from_millis(1);
-const EXPIRY_JITTER: Duration = Duration::from_millis(3);
+const EXPIRY_JITTER_MIN: Duration = Duration::from_millis(3);
+const EXPIRY_JITTER_PER_HOST: Duration = Duration::from_millis(1);
+const EXPIRY_JITTER_MAX: Duration = Duration::from_millis(200);
 /// Hints are answered at once this often in a row, then at this pace: somebody may be writing the key all day.
 const EAGER_LOOKS: u8 = 3;
 const HINT_PACE: Duration = Duration::from_millis(5);
+/// Each look for a returned node that no quorum answered makes the next one's spread so many times as long.
+const RETURN_GROWTH: u32 = 4;
+const RETURN_STEPS_MAX: u32 = 4;
 
 /// Why this host does not stand, though the lock may be free.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -45,6 +51,10 @@ pub(super) struct Standby {
     /// A hint arrived while a look was under way.
     pub hinted: bool,
     eager: u8,
+    /// Nodes that have answered a look and were not lost since: they tell of changes.
+    told_by: NodeMap<()>,
+    /// Nodes that came back since a quorum last answered.
+    returns: u32,
     /// A quorum looks free since then, and this host lets others stand first.
     free_since: Option<Instant>,
     pub bidder: Bidder,
@@ -60,6 +70,8 @@ impl Standby {
             concluded: false,
             hinted: false,
             eager: 0,
+            told_by: NodeMap::default(),
+            returns: 0,
             free_since: None,
             bidder: Bidder::default(),
             last_votes: Vec::new(),
@@ -160,7 +172,10 @@ impl Standby {
         }
         let look = self.look.as_mut().filter(|look| look.ticket.round == round)?;
         match answer {
-            Some(answer) => look.record(node, answer),
+            Some(answer) => {
+                look.record(node, answer);
+                self.told_by.insert(node, ());
+            }
             None => look.silence(node),
         }
         self.conclude(cx, now)
@@ -168,11 +183,29 @@ impl Standby {
 
     pub fn node_lost(&mut self, cx: &mut Context, now: Instant, node: NodeId) -> Option<Change> {
         self.bidder.node_lost(cx);
+        self.told_by.remove(node);
         self.look.as_mut()?.silence(node);
         self.conclude(cx, now)
     }
 
-    /// What kept this host from standing may be gone: a node came back, or probes find it fit.
+    /// A node came back. With many hosts and keepers everybody's look at once is more than a node can answer in time, so that connections
+    /// are given up, come back, and lead to looks again: nobody looks for its sake while a quorum tells of changes of a lock that is held,
+    /// and looks that go unanswered are spread ever wider.
+    pub fn node_serves(&mut self, cx: &mut Context, now: Instant) {
+        let held = cx.seen.is_some();
+        if held && self.told_by.len() >= cx.settings.quorum.size() {
+            return;
+        }
+        let at_once = if held { 0 } else { cx.settings.quorum.nodes() };
+        let step = usize::try_from(self.returns).unwrap_or(usize::MAX).checked_sub(at_once);
+        self.returns = self.returns.saturating_add(1);
+        let Some(step) = step else { return self.look_soon(now) };
+        let factor = RETURN_GROWTH.pow(u32::try_from(step).unwrap_or(u32::MAX).min(RETURN_STEPS_MAX));
+        let spread = (2 * cx.settings.timing.node_timeout() * factor).min(cx.poll_every());
+        self.look_at = self.look_at.min(now + cx.jitter(spread));
+    }
+
+    /// What kept this host from standing may be gone: too few nodes served, or probes found it unfit.
     pub fn look_soon(&mut self, now: Instant) {
         self.look_at = self.look_at.min(now);
         self.hinted |= self.is_looking();
@@ -188,6 +221,9 @@ impl Standby {
         }
         let first = !self.concluded;
         self.concluded = true;
+        if look.said().count() >= quorum {
+            self.returns = 0;
+        }
         self.last_votes = look_votes(look);
         let seen = holder(look, quorum);
         let news =
@@ -263,7 +299,9 @@ impl Standby {
         left.sort_unstable();
         let until_free =
             left.get(cx.settings.quorum.size() - 1).map(|left| left.saturating_add(EXPIRY_GRAIN));
-        now + until_free.map_or(poll, |left| left.min(poll)) + cx.jitter(EXPIRY_JITTER)
+        let spread = EXPIRY_JITTER_PER_HOST.saturating_mul(cx.load.hosts);
+        let jitter = cx.jitter(spread.clamp(EXPIRY_JITTER_MIN, EXPIRY_JITTER_MAX));
+        now + until_free.map_or(poll, |left| left.min(poll)) + jitter
     }
 }
 

@@ -186,10 +186,8 @@ impl Node {
                         self.note_quarantine(&link);
                     }
                 }
-                () = self.quarantine_over(&link) => {
-                    self.note_quarantine(&link);
-                    self.post_all(FromNode::Touched { node: self.id });
-                }
+                // Who waits for its vote was told how long that takes.
+                () = self.quarantine_over(&link) => self.note_quarantine(&link),
                 _ = quiet.tick() => self.handle_tick(&link),
             }
         }

@@ -99,7 +99,7 @@ fn terms(alphabet: Alphabet) -> impl Strategy<Value = Terms> {
         ),
         Alphabet::OfTheModel(_) => (Just(1).boxed(), Just(QUARANTINE_US).boxed()),
     };
-    let part = (0..3_u8, run, 1..=4_u64, quarantine_us);
+    let part = (0..3_u16, run, 1..=4_u64, quarantine_us);
     part.prop_map(|(host, run, n, quarantine_us)| Terms { host, run, ttl_ms: n * 20_000, quarantine_us })
 }
 
