@@ -15,6 +15,7 @@ mod checker;
 mod clock;
 #[path = "../../tests/e2e/cluster.rs"]
 mod cluster;
+mod costs;
 #[path = "../../tests/e2e/daemon.rs"]
 mod daemon;
 #[path = "../../tests/e2e/faketime.rs"]
@@ -53,6 +54,8 @@ mod witness;
 
 use clock::Chance;
 use cluster::Node;
+// As files of the nodes' side name them.
+use keeperd::{core, lock};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::path::Path;
@@ -69,6 +72,7 @@ const SECTIONS: &[Section] = &[
     ("cut", |id, dir, table| trial(id, dir, table, hand_over::cut)),
     ("crowd", |id, dir, table| trial(id, dir, table, hand_over::crowd)),
     ("many", |id, dir, table| many::measure(id, dir, &servers(id, dir)?, table)),
+    ("costs", |id, dir, table| costs::measure(&servers(id, dir)?, table)),
     ("output", |id, dir, table| output::measure(id, dir, &servers(id, dir)?, table)),
     (LOOPS, |id, dir, table| trial(id, dir, table, loops::measure)),
 ];

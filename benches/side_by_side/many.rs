@@ -93,7 +93,7 @@ fn cpu_ns(pid: i32) -> u64 {
 }
 
 /// The same of a process with one thread, exactly.
-fn thread_ns(pid: i32) -> u64 {
+pub fn thread_ns(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     stat.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
 }
@@ -105,7 +105,7 @@ fn pss_kib(pid: i32) -> Option<u64> {
 }
 
 /// A counter of `INFO stats`.
-fn counter(node: &Node, name: &str) -> Step<u64> {
+pub fn counter(node: &Node, name: &str) -> Step<u64> {
     let info = node.ask(&["INFO", "stats"])?.text().ok_or_else(|| failure("INFO has no text"))?;
     let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|n| n.trim().parse().ok()).ok_or_else(|| failure(format!("INFO has no {name}")))
