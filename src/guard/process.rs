@@ -142,7 +142,6 @@ impl Guard {
             TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
         let mut walk = Walk::new();
         walk.kill_all(|_| true);
-        let locked = duty.is_term() && setup::lock_memory();
         let Some((seq, arm, fds)) = first_frame(&socket)? else { return Ok(None) };
         setup::name_process(cgroup::GUARD_COMM);
         let mut guard = Guard {
@@ -165,6 +164,7 @@ impl Guard {
         };
         guard.set_timer();
         guard.rehearse();
+        let locked = duty.is_term() && setup::lock_memory();
         let (cgroup, walk) = (guard.charge.leaf.is_some(), guard.walk.works());
         guard.say(Event::Armed(Report { cgroup, walk, locked, ..report }));
         guard.acknowledge(seq, true, clock::boot());

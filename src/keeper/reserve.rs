@@ -2,7 +2,6 @@
 
 use super::{Input, Keeper, Shared};
 use crate::guard::{Duty, OWN_EXECUTABLE, Unarmed};
-use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -13,16 +12,18 @@ use tokio::time::Instant;
 
 /// A keeper that is elected at the daemon's start, or soon after its last term, needs none.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Until it is asked again whether there is room, and a use.
+const AGAIN: Duration = Duration::from_secs(10);
 /// In one daemon, at some 0.3 MiB each. Keepers beyond start their guards when they are elected.
 const MAX: u32 = 32;
 
 /// What there is between two terms.
 #[derive(Debug)]
 pub enum Reserve {
-    /// None will be started: there is no use for one, no room, or it failed.
     Never,
     Later(Instant),
     Coming(JoinHandle<io::Result<Unarmed>>),
+    /// Should it die meanwhile, that is seen when it is wanted.
     Waiting(Unarmed),
 }
 
@@ -49,8 +50,8 @@ impl Reserve {
 
     pub fn start(&mut self, keeper: &Keeper) {
         let shared = &keeper.shared;
-        if shared.reserves.get() == MAX {
-            *self = Reserve::Never;
+        if shared.reserves.get() == MAX || keeper.election.is_paused() {
+            *self = Reserve::Later(Instant::now() + AGAIN);
             return;
         }
         shared.reserves.update(|reserves| reserves + 1);
@@ -72,7 +73,7 @@ impl Reserve {
             Err(error) => {
                 shared.reserves.update(|reserves| reserves - 1);
                 tracing::debug!(keeper = &*keeper.name, %error, "no guard in reserve");
-                Reserve::Never
+                Reserve::Later(Instant::now() + AGAIN)
             }
         };
     }
@@ -93,26 +94,29 @@ impl Reserve {
     }
 
     pub fn dismiss(self, shared: &Rc<Shared>) {
+        let shared = Rc::clone(shared);
         match self {
             Reserve::Never | Reserve::Later(_) => {}
-            Reserve::Coming(birth) => end(async move { birth.await.ok()?.ok() }, shared),
-            Reserve::Waiting(guard) => {
-                shared.births.update(|births| births + 1);
-                shared.guards.borrow_mut().remove(&guard.pid());
-                end(std::future::ready(Some(guard)), shared);
-            }
+            Reserve::Waiting(guard) => drop(spawn_local(end(guard, shared))),
+            Reserve::Coming(birth) => drop(spawn_local(async move {
+                let born = birth.await;
+                shared.births.update(|births| births - 1);
+                match born {
+                    Ok(Ok(guard)) => {
+                        shared.guards.borrow_mut().insert(guard.pid());
+                        end(guard, shared).await;
+                    }
+                    Ok(Err(_)) | Err(_) => shared.reserves.update(|reserves| reserves - 1),
+                }
+            })),
         }
     }
 }
 
-/// On another thread; a birth until it is over.
-fn end(guard: impl Future<Output = Option<Unarmed>> + 'static, shared: &Rc<Shared>) {
-    let shared = Rc::clone(shared);
-    spawn_local(async move {
-        if let Some(guard) = guard.await {
-            let _ = spawn_blocking(|| guard.dismiss()).await;
-        }
-        shared.births.update(|births| births - 1);
-        shared.reserves.update(|reserves| reserves - 1);
-    });
+/// On another thread, because it waits; known as a guard until it is over.
+async fn end(guard: Unarmed, shared: Rc<Shared>) {
+    let pid = guard.pid();
+    let _ = spawn_blocking(|| guard.dismiss()).await;
+    shared.guards.borrow_mut().remove(&pid);
+    shared.reserves.update(|reserves| reserves - 1);
 }

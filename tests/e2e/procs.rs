@@ -88,6 +88,13 @@ fn heeds_sigterm(pid: i32) -> bool {
     status.contains("State:\tZ") || caught.is_none_or(|mask| mask >> (Signal::SIGTERM as i32 - 1) & 1 == 1)
 }
 
+/// Guards with a term, as quickly.
+pub fn armed_guards_of(daemon: i32) -> Vec<i32> {
+    let is_armed =
+        |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "keeperd-guard\n");
+    children_of(daemon).into_iter().filter(is_armed).collect()
+}
+
 /// What a trial left: below it, as it is a subreaper, or marked, wherever it went.
 pub fn remains(id: &str, except: &BTreeSet<i32>) -> Vec<Proc> {
     reap_orphans(except);

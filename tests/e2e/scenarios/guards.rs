@@ -81,10 +81,11 @@ fn freeze_guard(t: &mut Trial, cgroup: bool) -> Step {
     t.died_with_its_lease(&old, at)
 }
 
-/// Of the host that stands by, once there is one.
+/// Of the host that stands by, once there is one that the daemon knows of.
 fn reserve(t: &mut Trial, standby: &str) -> Step<i32> {
     for _ in 0..1000 {
         if let [reserve] = &t.daemon(standby)?.reserves()[..] {
+            t.pause(Duration::from_millis(300));
             return Ok(reserve.pid);
         }
         t.pause(Duration::from_millis(10));

@@ -410,7 +410,7 @@ impl Faults {
             let daemon = t.daemon(host)?.pid();
             // A guard that is killed leaves its orphans to the daemon: they are no newborns.
             if *host != old {
-                known.insert(*host, (daemon, procs::children_of(daemon)));
+                known.insert(*host, (daemon, procs::armed_guards_of(daemon)));
             }
         }
         let hit = Self::begin(t, "guard killed", Some(old), Some(g.keeper));
@@ -422,7 +422,7 @@ impl Faults {
         let deadline = Instant::now() + TTL;
         let newborn = loop {
             let born = known.iter().find_map(|(host, (daemon, before))| {
-                let new = procs::children_of(*daemon).into_iter().find(|pid| !before.contains(pid));
+                let new = procs::armed_guards_of(*daemon).into_iter().find(|pid| !before.contains(pid));
                 new.map(|guard| (*host, guard))
             });
             match born {
