@@ -400,6 +400,10 @@ impl Faults {
         Ok(killed)
     }
 
+    pub fn hits_of(&self, kind: &str) -> usize {
+        self.hits.iter().filter(|hit| hit.kind == kind).count()
+    }
+
     /// Daemon, guard or child, at any moment of the first milliseconds of a term, as an out-of-memory killer would. A guard is killed
     /// for a term to begin, which is a fault of its own.
     pub fn kill_at_birth(&mut self, t: &mut Trial, g: Target) -> Step<bool> {

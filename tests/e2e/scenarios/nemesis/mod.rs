@@ -24,9 +24,9 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "killed_at_birth",
-        shows: "daemon, guard or child killed at random within the first milliseconds of a term, twelve times",
+        shows: "daemon, guard or child killed at random within the first milliseconds of a term, twelve rounds",
         story: killed_at_birth,
-        limit: secs(90),
+        limit: secs(150),
         alone: false,
     },
     Scenario {
@@ -95,14 +95,17 @@ fn killed_at_birth(t: &mut Trial) -> Step {
     let child = vec!["--grandchild"];
     t.begin(Setup { hosts: HOSTS.to_vec(), child, keeper_lines: KEEPER_LINES, ..Setup::default() })?;
     let mut faults = Faults::new(&HOSTS);
-    for _ in 0..12 {
+    let mut rounds = 0;
+    // A term that begins on a host whose last fault is not yet mended is not met.
+    while rounds < 12 || (faults.hits_of("killed at birth") == 0 && rounds < 40) {
         t.anybody(TTL + secs(2))?;
         let target = faults.target(t);
         check(faults.kill_at_birth(t, target)?, "there is no guard to begin with")?;
         faults.heal(t)?;
+        rounds += 1;
     }
-    let killed = faults.hits.iter().filter(|hit| hit.kind == "killed at birth").count();
-    t.figure(format!("{killed} of 12 killed at birth"));
+    let killed = faults.hits_of("killed at birth");
+    t.figure(format!("{killed} of {rounds} killed at birth"));
     check(killed > 0, "no new term was met")?;
     t.pause(millis(500));
     let last = t.anybody(TTL + secs(2))?;
