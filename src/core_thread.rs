@@ -28,6 +28,9 @@ const NODES_SHOWN_EVERY: Duration = Duration::from_millis(250);
 /// looked for this often.
 const LAST_RELEASES: Duration = Duration::from_millis(500);
 const LAST_RELEASES_LOOK: Duration = Duration::from_millis(10);
+/// Guards that are being started, those in reserve that end, and a name being looked up for each node: as many threads at once. More
+/// would only wait for a processor, and each has a stack.
+const BLOCKING_MAX: usize = 64;
 
 /// What the edge thread asks of this one.
 #[derive(Debug)]
@@ -71,7 +74,10 @@ pub fn run(start: Start) -> io::Result<()> {
 
 /// Ends with `work`, whatever other threads still do for it.
 fn run_to_its_end<T>(work: impl Future<Output = T>) -> io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_MAX)
+        .build()?;
     let tasks = LocalSet::new();
     let result = runtime.block_on(tasks.run_until(work));
     drop(tasks);
