@@ -212,7 +212,7 @@ impl Roster {
         panel.set_gone(false);
         self.running.insert(Arc::clone(&name), Running { commands, panel: Arc::clone(&panel), next: None });
         let keeper = Keeper {
-            name: Arc::clone(&name),
+            name,
             panel,
             past,
             recorder: Recorder::new(series),
@@ -228,7 +228,7 @@ impl Roster {
             commands: told,
             shared: Rc::clone(&self.shared),
         };
-        self.lives.spawn_local(async move { (name, keeper::run(keeper).await) });
+        self.lives.spawn_local(keeper::run(keeper));
     }
 }
 

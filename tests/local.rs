@@ -36,7 +36,7 @@ fn a_release_during_the_sync_of_its_acquire_releases() {
         let mut answer = async || loop {
             let message = inbox.recv().await.expect("the engine lives");
             println!("{message:?}");
-            if let FromNode::Answer { answer, .. } = message {
+            if let FromNode::Answer { answer, .. } = *message {
                 break answer;
             }
         };
@@ -75,7 +75,7 @@ fn a_lock_file_that_cannot_be_used_is_shown_until_it_can() {
                 },
             );
             loop {
-                if let Some(FromNode::Answer { answer, .. }) = inbox.recv().await {
+                if let FromNode::Answer { answer, .. } = *inbox.recv().await.expect("the engine lives") {
                     return answer;
                 }
             }
@@ -95,7 +95,7 @@ fn a_lock_file_that_cannot_be_used_is_shown_until_it_can() {
 struct Side {
     local: Local,
     keeper: KeeperId,
-    inbox: Receiver<FromNode>,
+    inbox: Receiver<Box<FromNode>>,
 }
 
 impl Side {
@@ -117,7 +117,7 @@ impl Side {
         self.ask(request);
         loop {
             if let FromNode::Answer { node: NODE, answer, .. } =
-                self.inbox.recv().await.expect("the engine lives")
+                *self.inbox.recv().await.expect("the engine lives")
             {
                 return answer;
             }
@@ -193,7 +193,9 @@ fn a_keeper_that_unregisters_has_what_it_asked_and_then_no_lock() {
         }
         let answered = Answer::Extend(ExtendAnswer::Ok);
         assert!(
-            heard.iter().any(|from| matches!(from, FromNode::Answer { answer, .. } if *answer == answered))
+            heard
+                .iter()
+                .any(|from| matches!(&**from, FromNode::Answer { answer, .. } if *answer == answered))
         );
         assert!(other.is_free().await);
         assert!(holder.local.descriptor(holder.keeper).is_err());

@@ -81,7 +81,7 @@ impl Floor {
 pub struct Lock {
     nodes: Nodes,
     keeper: KeeperId,
-    inbox: Receiver<FromNode>,
+    inbox: Receiver<Box<FromNode>>,
     terms: u64,
     rounds: u64,
     _end: DropGuard,
@@ -115,7 +115,7 @@ impl Lock {
     async fn until_serving(&mut self, mut missing: usize) {
         while missing > 0 {
             if let FromNode::Change { change: NodeChange::Serving, .. } =
-                self.inbox.recv().await.expect("nodes live")
+                *self.inbox.recv().await.expect("nodes live")
             {
                 missing -= 1;
             }
@@ -164,7 +164,7 @@ impl Lock {
         let (mut votes, mut answers, mut taken) = (0, 0, None);
         while answers < serving {
             let message = self.inbox.recv().await.expect("nodes live");
-            let FromNode::Answer { node: NodeId(node), ticket: echoed, answer } = message else { continue };
+            let FromNode::Answer { node: NodeId(node), ticket: echoed, answer } = *message else { continue };
             if echoed != ticket || usize::from(node) >= serving {
                 continue;
             }

@@ -104,7 +104,7 @@ pub struct Keeper {
     pub outlet: Arc<Outlet>,
     pub hooks: Caller,
     pub election: Election,
-    pub inbox: mpsc::Receiver<FromNode>,
+    pub inbox: mpsc::Receiver<Box<FromNode>>,
     pub commands: mpsc::Receiver<Told>,
     /// `None`: nothing of it is probed.
     pub probes: Option<health::Link>,
@@ -126,7 +126,7 @@ pub struct Foreground {
 
 /// Something that happened, to be told to the election.
 enum Input {
-    Node(FromNode),
+    Node(Box<FromNode>),
     Command(Told),
     Health(HealthReport),
     Signal(i32),
@@ -138,17 +138,21 @@ enum Input {
     Time,
 }
 
-/// Runs a keeper until its election has stopped; what the next of its name is to know.
-pub async fn run(keeper: Keeper) -> Past {
+/// Runs a keeper until its election has stopped; its name, and what the next of that name is to know.
+pub fn run(keeper: Keeper) -> impl Future<Output = (Arc<str>, Past)> {
+    // Not an argument of the future, which would hold the keeper twice for all its life.
     let mut shell = Shell::new(keeper);
-    shell.run().await;
-    let Shell { keeper, history, slot, .. } = shell;
-    if let Slot::Empty(reserve) = slot {
-        reserve.dismiss(&keeper.shared);
+    async move {
+        shell.run().await;
+        let Shell { keeper, history, slot, .. } = shell;
+        if let Slot::Empty(reserve) = slot {
+            reserve.dismiss(&keeper.shared);
+        }
+        keeper.shared.engine.unregister(keeper.id);
+        keeper.shared.spread.borrow_mut().leave(keeper.id.place());
+        let why = "it has other settings since a reload";
+        (keeper.name, Past { why, history, paused: keeper.election.is_paused() })
     }
-    keeper.shared.engine.unregister(keeper.id);
-    keeper.shared.spread.borrow_mut().leave(keeper.id.place());
-    Past { why: "it has other settings since a reload", history, paused: keeper.election.is_paused() }
 }
 
 struct Shell {
@@ -219,7 +223,7 @@ impl Shell {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Node(from) => self.keeper.election.handle_node(clock::now(), from),
+            Input::Node(from) => self.keeper.election.handle_node(clock::now(), *from),
             Input::Command(Told { command, answer }) => {
                 let refusal = self.keeper.election.refuses(command);
                 self.keeper.election.handle_command(clock::now(), command);

@@ -2,13 +2,11 @@
 
 use super::local::Local;
 use super::redis::{Access, NodeState, NodeStatus, Nodes, ReleaseSpec};
-use super::{Ask, Claim, Identity, KeeperId};
+use super::{Ask, Claim, Identity, Inbox, KeeperId};
 use crate::core::lease::{NodeId, Quorum, Value};
-use crate::core::request::FromNode;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// How the core's requests reach the nodes. Lives on the core thread.
 #[derive(Debug)]
@@ -18,7 +16,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    pub fn register(&self, claim: Claim, inbox: mpsc::Sender<FromNode>) -> KeeperId {
+    pub fn register(&self, claim: Claim, inbox: Inbox) -> KeeperId {
         match self {
             Engine::Redis { nodes, .. } => nodes.register(claim, inbox),
             Engine::Local { lock, .. } => lock.register(&claim, inbox),

@@ -4,7 +4,7 @@
 //! all hold it: the lock is free only when all three are gone, or when the daemon, having proof that the tree is dead, unlocks it
 //! (review.md R4). The file must never be removed: a new file would be a new lock, so an extension compares the inode.
 
-use super::{Ask, Claim, Identity, KeeperId};
+use super::{Ask, Claim, Identity, Inbox, KeeperId};
 use crate::core::lease::{FencingToken, NodeId, Value};
 use crate::core::request::{
     AcquireAnswer, Answer, ExtendAnswer, FromNode, Held, Holder, LookAnswer, NodeChange, RaiseAnswer,
@@ -48,7 +48,7 @@ struct Record {
 /// A keeper that has unregistered keeps its entry until the last request under way is done.
 struct Entry {
     path: PathBuf,
-    inbox: mpsc::Sender<FromNode>,
+    inbox: Inbox,
     /// Every duplicate shares its lock.
     file: RefCell<Option<File>>,
     holding: Cell<Option<Value>>,
@@ -97,10 +97,10 @@ impl Local {
     }
 
     /// Registers a keeper; its only node serves from now on.
-    pub fn register(&self, claim: &Claim, inbox: mpsc::Sender<FromNode>) -> KeeperId {
+    pub fn register(&self, claim: &Claim, inbox: Inbox) -> KeeperId {
         let path = self.directory.join(format!("{}.lock", claim.key.replace('/', "_")));
         // A full inbox cannot be: it is new.
-        let _ = inbox.try_send(FromNode::Change { node: NODE, change: NodeChange::Serving });
+        let _ = inbox.try_send(Box::new(FromNode::Change { node: NODE, change: NodeChange::Serving }));
         let id = KeeperId(self.registered.get());
         self.registered.set(id.0 + 1);
         let entry = Entry {
@@ -149,7 +149,8 @@ impl Local {
             entry.note(answer.as_ref().err());
             let answer = answer.unwrap_or(Answer::Silent);
             // The keeper has ended when its inbox is closed; a round has its own time-out when it is full.
-            let _ = entry.inbox.try_send(FromNode::Answer { node: NODE, ticket: ask.ticket, answer });
+            let answer = FromNode::Answer { node: NODE, ticket: ask.ticket, answer };
+            let _ = entry.inbox.try_send(Box::new(answer));
         });
     }
 }
@@ -392,7 +393,7 @@ fn watch(inotify: Inotify) -> mpsc::Receiver<OsString> {
 async fn pass_hints(mut touched: mpsc::Receiver<OsString>, entries: Rc<RefCell<Entries>>) {
     while let Some(name) = touched.recv().await {
         for entry in entries.borrow().values().filter(|entry| entry.path.file_name() == Some(&name)) {
-            let _ = entry.inbox.try_send(FromNode::Touched { node: NODE });
+            let _ = entry.inbox.try_send(Box::new(FromNode::Touched { node: NODE }));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The lock engines: how the core's requests reach the nodes.
 
-use crate::core::request::{Request, Ticket};
+use crate::core::request::{FromNode, Request, Ticket};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 mod engine;
 pub mod local;
@@ -20,6 +21,9 @@ impl KeeperId {
         self.0 as usize
     }
 }
+
+/// Where a keeper hears of its nodes. In boxes: the queue itself has room for dozens of messages, and seldom one in it.
+pub type Inbox = mpsc::Sender<Box<FromNode>>;
 
 /// What an engine must know of a keeper, fixed for the keeper's life.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ pub const ONE: NodeId = NodeId(0);
 pub struct Host {
     pub nodes: Nodes,
     pub keeper: KeeperId,
-    inbox: Receiver<FromNode>,
+    inbox: Receiver<Box<FromNode>>,
     touched: u32,
     /// What the last extension found.
     pub bid: Option<Bid>,
@@ -147,7 +147,7 @@ impl Host {
             loop {
                 let message = self.inbox.recv().await.expect("nodes live");
                 self.note(&message);
-                if let FromNode::Answer { node, ticket: echoed, answer } = message
+                if let FromNode::Answer { node, ticket: echoed, answer } = *message
                     && echoed.round == ticket.round
                 {
                     assert_eq!((node, echoed), (ONE, ticket));

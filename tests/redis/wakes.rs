@@ -149,9 +149,10 @@ sentence! {
         };
         a.nodes.register(claim, sender);
         assert_eq!(a.acquire(1, 1000).await, granted(1000));
-        assert_eq!(other.recv().await, Some(FromNode::Change { node: ONE, change: NodeChange::Serving }));
+        let serving = FromNode::Change { node: ONE, change: NodeChange::Serving };
+        assert_eq!(other.recv().await, Some(serving.into()));
         assert_eq!(a.release(1).await, Answer::Released);
-        assert_eq!(other.recv().await, Some(FromNode::Touched { node: ONE }));
+        assert_eq!(other.recv().await, Some(FromNode::Touched { node: ONE }.into()));
     }
 }
 

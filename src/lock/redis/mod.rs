@@ -26,14 +26,13 @@ pub use release::{ReleaseSpec, release_everywhere, releaser_main};
 
 use crate::core::lease::{NodeId, Quorum};
 use crate::core::request::{FromNode, NodeChange};
-use crate::lock::{Ask, Claim, Identity, KeeperId};
+use crate::lock::{Ask, Claim, Identity, Inbox, KeeperId};
 use link::Terms;
 use node::{Node, Shared};
 use registry::Registry;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 /// Fixed for the life of the daemon.
@@ -141,7 +140,7 @@ impl Nodes {
     /// From now on `inbox` gets everything that concerns this keeper, beginning with the nodes that serve.
     ///
     /// Messages that do not fit are dropped and counted: give it room for a few messages per node.
-    pub fn register(&self, claim: Claim, inbox: Sender<FromNode>) -> KeeperId {
+    pub fn register(&self, claim: Claim, inbox: Inbox) -> KeeperId {
         let mut registry = self.shared.registry.borrow_mut();
         let keeper = registry.add(claim, inbox);
         for (id, _) in self.quorum.ids().zip(self.nodes.iter()).filter(|(_, node)| node.is_serving()) {

@@ -2,11 +2,10 @@
 
 use crate::core::request::FromNode;
 use crate::lock::redis::scripts::Keys;
-use crate::lock::{Claim, KeeperId};
+use crate::lock::{Claim, Inbox, KeeperId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 /// What a request needs of its keeper.
@@ -19,7 +18,7 @@ pub(super) struct Client {
 #[derive(Debug)]
 struct Entry {
     client: Rc<Client>,
-    inbox: Sender<FromNode>,
+    inbox: Inbox,
     held: bool,
 }
 
@@ -34,7 +33,7 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn add(&mut self, claim: Claim, inbox: Sender<FromNode>) -> KeeperId {
+    pub(super) fn add(&mut self, claim: Claim, inbox: Inbox) -> KeeperId {
         let id = KeeperId(self.registered);
         self.registered += 1;
         let client = Rc::new(Client { keys: Keys::of(&claim.key), claim });
@@ -75,7 +74,7 @@ impl Registry {
     /// Never waits: a keeper that does not empty its inbox loses messages, which it must survive anyway, as nodes do lose them.
     pub(super) fn post(&mut self, keeper: KeeperId, message: FromNode) {
         let Some(entry) = self.keepers.get(&keeper) else { return };
-        match entry.inbox.try_send(message) {
+        match entry.inbox.try_send(Box::new(message)) {
             Ok(()) | Err(TrySendError::Closed(_)) => {}
             Err(TrySendError::Full(_)) => self.dropped += 1,
         }
