@@ -5,8 +5,8 @@ use crate::core::lease::FencingToken;
 use crate::guard::{ChildSpec, Limit};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Group, Uid, User, getgrouplist};
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Variables that are keeperd's own and would mislead a child (DESIGN.md 2.3).
@@ -32,9 +32,9 @@ const OURS_PREFIXES: [&str; 2] = ["LISTEN_", "WATCHDOG_"];
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The daemon's environment without what is keeperd's own.
-pub fn inherited_environment() -> BTreeMap<OsString, OsString> {
+pub fn inherited_environment() -> Arc<Vec<(OsString, OsString)>> {
     let ours = |name: &str| OURS.contains(&name) || OURS_PREFIXES.iter().any(|p| name.starts_with(p));
-    std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(ours)).collect()
+    Arc::new(std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(ours)).collect())
 }
 
 /// Everything about the child but its token.
@@ -46,7 +46,7 @@ pub fn inherited_environment() -> BTreeMap<OsString, OsString> {
 pub fn prepare(
     keeper: &str,
     process: &ProcessConfig,
-    inherited: &BTreeMap<OsString, OsString>,
+    inherited: &Arc<Vec<(OsString, OsString)>>,
     nofile: Option<(u64, u64)>,
 ) -> Result<ChildSpec, String> {
     let user = process.user.as_deref().map(find_user).transpose()?;
@@ -62,12 +62,19 @@ pub fn prepare(
         (None, Some(user)) => Some(groups_of(user)?),
         (None, None) => None,
     };
-    let mut env = if process.clear_env { BTreeMap::new() } else { inherited.clone() };
-    env.entry("PATH".into()).or_insert_with(|| PATH_DEFAULT.into());
+    let mut env = if process.clear_env { Arc::default() } else { Arc::clone(inherited) };
+    let mut set = |name: &str, value: OsString| {
+        let env = Arc::make_mut(&mut env);
+        env.retain(|(known, _)| known != name);
+        env.push((name.into(), value));
+    };
+    if process.clear_env || !inherited.iter().any(|(name, _)| name == "PATH") {
+        set("PATH", PATH_DEFAULT.into());
+    }
     if let Some(user) = &user {
-        env.insert("USER".into(), user.name.clone().into());
-        env.insert("LOGNAME".into(), user.name.clone().into());
-        env.insert("HOME".into(), user.dir.clone().into());
+        set("USER", user.name.clone().into());
+        set("LOGNAME", user.name.clone().into());
+        set("HOME", user.dir.clone().into());
     }
     let mut limits: Vec<Limit> = process
         .limits
@@ -81,7 +88,7 @@ pub fn prepare(
     Ok(ChildSpec {
         keeper: keeper.to_owned(),
         argv: process.command.iter().map(Into::into).collect(),
-        env: env.into_iter().collect(),
+        env,
         env_file: process.env_file.clone(),
         env_over: process.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         working_dir: process.working_dir.clone(),
@@ -164,7 +171,7 @@ mod tests {
         let config =
             parse(Path::new("t.toml"), &text, &Env::default()).unwrap_or_else(|errors| panic!("{errors}"));
         let inherited = [("A", "1"), ("HOME", "/nowhere")].map(|(name, value)| (name.into(), value.into()));
-        prepare("k", &config.keepers[0].process, &inherited.into(), Some((64, 128)))
+        prepare("k", &config.keepers[0].process, &Arc::new(inherited.into()), Some((64, 128)))
     }
 
     fn value<'a>(env: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
@@ -199,7 +206,7 @@ mod tests {
     #[test]
     fn a_cleared_environment_has_a_path_and_nothing_else() {
         let spec = prepared("clear_env = true").expect("no user to look up");
-        assert_eq!(spec.env, [("PATH".into(), PATH_DEFAULT.into())]);
+        assert_eq!(*spec.env, [("PATH".into(), PATH_DEFAULT.into())]);
         assert_eq!((spec.uid, spec.groups, spec.pid_namespace), (None, None, false));
     }
 

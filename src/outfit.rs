@@ -9,7 +9,6 @@ use crate::observe::board::Panel;
 use crate::observe::series::Series;
 use crate::output::{Outlet, Sinks};
 use crate::roster::Enlistment;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use tokio::task::JoinHandle;
 /// What a child may inherit, as this process was given it.
 #[derive(Debug)]
 pub struct Inheritance {
-    environment: BTreeMap<OsString, OsString>,
+    environment: Arc<Vec<(OsString, OsString)>>,
     nofile: Option<(u64, u64)>,
 }
 

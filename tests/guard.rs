@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 #[path = "guard/adversaries.rs"]
@@ -153,7 +154,7 @@ fn plan(argv: &[&str]) -> Plan {
         spec: ChildSpec {
             keeper: "test.keeper".into(),
             argv: argv.iter().map(Into::into).collect(),
-            env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
+            env: Arc::new(vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())]),
             env_file: None,
             env_over: vec![],
             working_dir: None,
@@ -199,7 +200,7 @@ impl Plan {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().to_owned();
         let mark = format!("KEEPERD_TEST_MARK={}", path.display());
-        self.spec.env.push(("KEEPERD_TEST_MARK".into(), path.clone().into()));
+        Arc::make_mut(&mut self.spec.env).push(("KEEPERD_TEST_MARK".into(), path.clone().into()));
         let released = path.join("released").into_os_string().into_encoded_bytes();
         let lock = self.lock.then(|| File::create(path.join("lock")).expect("our folder"));
         let launch = Launch {
@@ -381,7 +382,7 @@ async fn runs_the_child_with_the_environment_and_identity_given() {
         "env; id -u; id -g; id -G; umask; pwd; nice; ulimit -Sn; ulimit -Hn; cat /proc/self/status; \
          cat /proc/$$/oom_score_adj; cut -d' ' -f6,5 /proc/$$/stat; echo me $$",
     );
-    plan.spec.env.push(("GREETING".into(), "hello world".into()));
+    Arc::make_mut(&mut plan.spec.env).push(("GREETING".into(), "hello world".into()));
     plan.spec.working_dir = Some("/usr".into());
     plan.spec.umask = Some(0o027);
     plan.spec.nice = Some(7);
@@ -498,7 +499,7 @@ async fn command_is_looked_up_in_the_childs_path() {
     let program = folder.path().join("only-here");
     fs::write(&program, "#!/bin/sh\necho found\n").expect("our folder");
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our file");
-    plan.spec.env = vec![("PATH".into(), folder.path().into())];
+    plan.spec.env = Arc::new(vec![("PATH".into(), folder.path().into())]);
     let mut term = plan.start();
     assert_eq!(term.exited().await, Exit::Code(0));
     assert_eq!(term.said(), "found\n");
@@ -942,7 +943,7 @@ async fn killed_guard_takes_the_main_process_and_the_daemon_kills_the_rest() {
 fn errand(script: &str, timeout: Duration) -> (Errand, tempfile::TempDir, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut spec = shell(script).spec;
-    spec.env.push(("KEEPERD_TEST_MARK".into(), folder.path().into()));
+    Arc::make_mut(&mut spec.env).push(("KEEPERD_TEST_MARK".into(), folder.path().into()));
     let mark = format!("KEEPERD_TEST_MARK={}", folder.path().display());
     (Errand { spec, timeout }, folder, mark)
 }

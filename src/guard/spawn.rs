@@ -23,6 +23,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 
@@ -102,7 +103,7 @@ struct Program {
 #[derive(Debug)]
 struct Layers {
     name: OsString,
-    below: Vec<(OsString, OsString)>,
+    below: Arc<Vec<(OsString, OsString)>>,
     file: EnvFile,
     above: Vec<(OsString, OsString)>,
 }
@@ -372,7 +373,7 @@ mod tests {
         let spec = ChildSpec {
             keeper: "k".into(),
             argv: vec!["false".into()],
-            env: vec![],
+            env: Arc::default(),
             env_file: None,
             env_over: vec![],
             working_dir: None,

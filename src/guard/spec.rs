@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The main child of a keeper. It travels to the guard in a sealed memfd, because `env` may hold secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +20,8 @@ pub struct ChildSpec {
     pub keeper: String,
     /// No shell. The first is looked up in the child's PATH unless it has a slash; relative to `working_dir` if it has.
     pub argv: Vec<OsString>,
-    /// The environment; nothing else is inherited.
-    pub env: Vec<(OsString, OsString)>,
+    /// The environment; nothing else is inherited. The daemon has it once for all keepers that do not change it.
+    pub env: Arc<Vec<(OsString, OsString)>>,
     /// Read whenever the program is started, and laid over `env`.
     pub env_file: Option<EnvFile>,
     /// Laid over both.

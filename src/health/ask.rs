@@ -10,6 +10,7 @@ use nix::fcntl::{F_SETFL, OFlag, fcntl};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -51,7 +52,7 @@ async fn run(argv: &[String], timeout: Duration, mut spec: ChildSpec) -> Result<
     // It may have to look at the child, and is no part of its tree.
     spec.pid_namespace = false;
     spec.argv = argv.iter().map(Into::into).collect();
-    spec.env.push(("KEEPERD_KEEPER".into(), spec.keeper.clone().into()));
+    Arc::make_mut(&mut spec.env).push(("KEEPERD_KEEPER".into(), spec.keeper.clone().into()));
     let (tell, told) = oneshot::channel();
     let outcome = Errand { spec, timeout }
         .run(|Output { stdout, stderr }| {

@@ -29,7 +29,7 @@ pub async fn environment_file_lies_between_what_is_inherited_and_what_is_the_kee
         .expect("our folder");
     let mut plan = with_file("", &file, false);
     plan.spec.argv = vec!["only-here".into()];
-    plan.spec.env.extend(["A", "B", "C"].map(|name| (name.into(), "1".into())));
+    Arc::make_mut(&mut plan.spec.env).extend(["A", "B", "C"].map(|name| (name.into(), "1".into())));
     plan.spec.env_over = vec![("C".into(), "3".into())];
     assert_eq!(said(plan.start()).await, "found 1 2 3\n", "and the command is looked up in the file's PATH");
 }
