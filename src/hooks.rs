@@ -24,6 +24,8 @@ use tokio_util::task::TaskTracker;
 
 /// Calls that may wait: eight terms of a keeper whose hooks all take their full time.
 const QUEUE: usize = 16;
+/// The pipes of a hook end with its guard, unless something outlived that: what it wrote is read this much longer.
+const LAST_LINES: Duration = Duration::from_millis(500);
 /// What is shown of a hook's output: so many lines of each stream, cut at this length.
 const LINES_MAX: usize = 50;
 const LINE_BYTES_MAX: usize = 1024;
@@ -193,9 +195,15 @@ impl Runner {
             Ok(child) => {
                 let spec = self.specification(child, call, argv);
                 let (keeper, hook) = (Arc::clone(&self.keeper), call.hook.name());
-                Errand { spec, timeout: self.hooks.timeout }
-                    .run(move |output| show(keeper, hook, output))
-                    .await
+                let readers = TaskTracker::new();
+                let shown = readers.clone();
+                let outcome = Errand { spec, timeout: self.hooks.timeout }
+                    .run(move |output| show(&shown, &keeper, hook, output))
+                    .await;
+                // Or a daemon that ends now would leave out the last of them.
+                readers.close();
+                let _ = tokio::time::timeout(LAST_LINES, readers.wait()).await;
+                outcome
             }
             Err(why) => Outcome::NotStarted(why.clone()),
         };
@@ -221,9 +229,9 @@ impl Runner {
 }
 
 /// Reads both streams to their ends; the errand's guard holds them no longer than the errand lasts.
-fn show(keeper: Arc<str>, hook: &'static str, output: Output) {
+fn show(readers: &TaskTracker, keeper: &Arc<str>, hook: &'static str, output: Output) {
     for (mark, fd) in [('|', output.stdout), ('!', output.stderr)] {
-        tokio::spawn(follow(Arc::clone(&keeper), hook, mark, fd));
+        readers.spawn(follow(Arc::clone(keeper), hook, mark, fd));
     }
 }
 

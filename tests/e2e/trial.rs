@@ -194,6 +194,16 @@ impl Trial {
         Ok(std::fs::read_to_string(self.dir.join(format!("daemon-{host}.log")))?)
     }
 
+    /// Waits until a daemon's log has these words: a log, too, is written after what it tells has happened.
+    pub fn log_says(&mut self, host: &str, words: &str) -> Step {
+        let until = boot_ns() + nanos(secs(2));
+        while !self.log_of(host)?.contains(words) {
+            check(boot_ns() < until, format!("the log of {host} does not say {words:?}"))?;
+            self.pause(millis(2));
+        }
+        Ok(())
+    }
+
     pub fn prepare(&mut self, setup: Setup) -> Step {
         for name in ('A'..='Z').take(setup.nodes) {
             self.nodes.push(Node::plan(name, &self.id, &self.dir)?);

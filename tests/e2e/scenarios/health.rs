@@ -110,8 +110,7 @@ fn gives_up(t: &mut Trial) -> Step {
     let starts = t.witness.lives(KEEPER).iter().filter(|life| life.token == old.token).count();
     check(starts == 3, format!("give_up_after = 3, and {starts} starts in that term"))?;
     t.figure(format!("on the other host after {}", ms(new.start - at)));
-    let log = t.log_of(&host)?;
-    check(log.contains("the child failed 3 times: another host may try"), "the log does not say why")?;
+    t.log_says(&host, "the child failed 3 times: another host may try")?;
     t.runs_on(&new, secs(4))
 }
 
@@ -190,10 +189,9 @@ fn ready(t: &mut Trial) -> Step {
     t.start("b")?;
     let new = t.successor(&first, first.start, secs(10))?;
     t.runs_on(&new, secs(4))?;
-    let log = t.log_of("a")?;
-    check(log.contains("ready: sh: exit code 1 (2 times in a row)"), "the log does not say why")?;
-    check(!log.contains("health probe"), "it was asked for its health before it was ready")?;
-    check(t.log_of("b")?.contains("child is ready"), "the log does not say that it is ready")
+    t.log_says("a", "ready: sh: exit code 1 (2 times in a row)")?;
+    check(!t.log_of("a")?.contains("health probe"), "it was asked for its health before it was ready")?;
+    t.log_says("b", "child is ready")
 }
 
 fn standby(t: &mut Trial) -> Step {

@@ -46,8 +46,7 @@ fn one_host_cannot(t: &mut Trial, line: &'static str, why: &str) -> Step {
     let healthy = t.successor_of_host("a", at, secs(3))?;
     t.runs_on(&healthy, secs(3))?;
     check(t.is_running("a"), "the daemon is gone for one keeper's sake")?;
-    let log = t.log_of("a")?;
-    check(log.contains(&why.replace('\\', "")), format!("the log of a does not say {why}"))
+    t.log_says("a", &why.replace('\\', ""))
 }
 
 fn isolated(t: &mut Trial) -> Step {

@@ -74,8 +74,7 @@ fn take_back(t: &mut Trial) -> Step {
         check(new.start - old.start >= nanos(HOLD), "taken back twice within `hold`")?;
         t.figure(format!("between the two {}", ms(new.start.saturating_sub(old.end))));
         check(old.asked_to_stop, "b's child was not asked to stop")?;
-        let log = t.log_of("b")?;
-        check(log.contains("a, preferred with priority 10, asks for it"), "b does not say why it stopped")?;
+        t.log_says("b", "a, preferred with priority 10, asks for it")?;
         t.runs_on(&new, HOLD + secs(1))?;
         let at = t.signal("a", Signal::SIGKILL)?;
         t.daemon("a")?.await_exit(secs(1))?;
@@ -91,7 +90,7 @@ fn contradiction(t: &mut Trial) -> Step {
     let child = t.begin(Setup { lines_of: own, ..Setup::default() })?;
     t.runs_on(&child, secs(7))?;
     let bidder = if Trial::holder_of(&child) == "a" { "b" } else { "a" };
-    check(t.log_of(bidder)?.contains("asked to hand over"), format!("{bidder} did not even ask"))
+    t.log_says(bidder, "asked to hand over")
 }
 
 const SPREAD: [&str; 3] = ["a", "b", "c"];

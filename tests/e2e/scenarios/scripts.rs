@@ -270,8 +270,7 @@ fn daemon_unwatched(t: &mut Trial) -> Step {
     let run = stage.runs()?;
     stage.trial.signal(host, Signal::SIGTERM)?;
     stage.says(run + 2, "start", 1, secs(4))?;
-    let log = stage.trial.log_of(host)?;
-    check(log.contains("left processes behind"), format!("the log of {host} does not say what is wrong"))?;
+    stage.trial.log_says(host, "left processes behind")?;
     stage.trial.figure(format!("{} runs, none beside another", stage.runs()?));
     Ok(())
 }
