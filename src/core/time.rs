@@ -26,6 +26,12 @@ impl Instant {
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The last multiple of `grid` since boot; itself for a zero grid.
+    pub fn floor(self, grid: Duration) -> Instant {
+        let grid_ns = u64::try_from(grid.as_nanos()).unwrap_or(u64::MAX);
+        Instant(self.0 - self.0.checked_rem(grid_ns).unwrap_or(0))
+    }
 }
 
 impl Add<Duration> for Instant {

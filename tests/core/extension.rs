@@ -245,6 +245,7 @@ fn a_node_that_comes_back_is_extended_at_once() {
 #[test]
 fn holders_do_not_keep_step_after_a_node_has_come_back_for_all_of_them() {
     let mut world = World::leading();
+    let grid = ms(1_000) / 32;
     let mut pauses = Vec::new();
     for _ in 0..20 {
         world.node(FromNode::Change { node: C, change: NodeChange::Lost });
@@ -259,13 +260,15 @@ fn holders_do_not_keep_step_after_a_node_has_come_back_for_all_of_them() {
             world.pass(ms(1));
         }
         pauses.push(world.at().since(renewed));
+        // Told apart from those of other hosts by the clock, and from one another not at all: they share their writes.
+        assert!(world.at().since(world.at().floor(grid)) <= ms(1), "{:?}", world.at());
         for node in NODES {
             world.extend(node, ExtendAnswer::Ok);
         }
         world.forget();
     }
     pauses.sort_unstable();
-    assert!(pauses[0] >= ms(500) && pauses[19] <= ms(1_001), "{pauses:?}");
+    assert!(pauses[0] >= ms(500) - grid && pauses[19] <= ms(1_001), "{pauses:?}");
     assert!(pauses[19] - pauses[0] > ms(250), "{pauses:?}");
 }
 

@@ -19,6 +19,15 @@ fn the_time_lines_of_the_design_come_out() {
 }
 
 #[test]
+fn an_instant_falls_back_to_the_grid_it_is_on_or_after() {
+    let at = |ns| Instant::from_nanos(ns);
+    let grid = Duration::from_nanos(7);
+    assert_eq!([0, 6, 7, 13].map(|ns| at(ns).floor(grid)), [0, 0, 7, 7].map(at));
+    assert_eq!(at(13).floor(Duration::ZERO), at(13));
+    assert_eq!(at(13).floor(Duration::MAX), at(0));
+}
+
+#[test]
 fn a_stop_timeout_that_does_not_fit_is_refused_with_the_largest_that_does() {
     let ttl = Duration::from_secs(2);
     let Err(Impossible::DoesNotFit { stop_timeout_max: Some(max), .. }) = Timing::new(ttl, ms(600)) else {

@@ -249,15 +249,16 @@ impl Term {
                 let Some(round) = &self.extension.round else { return };
                 let after = round.ticket.sent.since(self.extension.renewed_at);
                 self.extension.renewed_at = round.ticket.sent;
-                let every = match self.extension.again {
-                    true => timing.retry_gap(),
+                let next = round.ticket.sent + timing.extend_every();
+                self.extension.next = if self.extension.again {
+                    round.ticket.sent + timing.retry_gap()
+                } else if after < timing.extend_every() {
                     // A node came back, for all holders at once: they must not keep step from then on, or their leases would end together.
-                    false if after < timing.extend_every() => {
-                        timing.extend_every() - cx.jitter(timing.extend_every() / 2)
-                    }
-                    false => timing.extend_every(),
+                    // Those of one host keep to its grid, so that they still share their writes.
+                    (next - cx.jitter(timing.extend_every() / 2)).floor(timing.extend_every() / 32)
+                } else {
+                    next
                 };
-                self.extension.next = round.ticket.sent + every;
                 let missing: Vec<(NodeId, Option<Instant>)> = round
                     .said()
                     .filter_map(|(node, answer)| match answer {

@@ -2,7 +2,7 @@
 
 use super::wire::Link;
 use super::{Ev, NODES, Scale};
-use crate::clock::{MS, NEVER, Nanos, US};
+use crate::clock::{MS, NEVER, Nanos, SEC, US};
 use crate::core::election::{Action, Election, GuardReport, Retry, Settings};
 use crate::core::event::{ElectionOutcome, Event, Role};
 use crate::core::lease::Quorum;
@@ -12,18 +12,22 @@ use crate::core::restart::RestartRules;
 use crate::core::rng::Seed;
 use crate::core::spread::Spread;
 use crate::core::time::{Instant, Now, WallTime};
+use crate::dice::Dice;
 use crate::host::WALL_BASE_US;
 use crate::node::name;
 
 /// From the election to a guard that is armed, and from there to its child's first instruction (benches/README.md).
 const ARMS: Nanos = 4 * MS;
 const EXECS: Nanos = 2 * MS;
+const UP_FOR_MAX: Nanos = 86_400 * SEC;
 const ANSWERS: Nanos = 50 * US;
 
 #[derive(Debug)]
 pub struct Host {
     pub alive: bool,
     wall_off_us: i64,
+    /// At the beginning: what the daemons of two hosts do by their clocks they do not do together.
+    up_for: Nanos,
     spread: Spread,
     pub links: [Link; NODES],
     pub keepers: Vec<Option<Box<Keeper>>>,
@@ -47,10 +51,11 @@ pub enum Says {
 }
 
 impl Host {
-    pub fn new(host: usize, keepers: usize, wall_off_us: i64) -> Host {
+    pub fn new(host: usize, keepers: usize, dice: &mut Dice) -> Host {
         Host {
             alive: true,
-            wall_off_us,
+            wall_off_us: dice.around(1000),
+            up_for: dice.below(UP_FOR_MAX),
             spread: Spread::new(&name(u16::try_from(host).expect("few hosts"))),
             links: std::array::from_fn(|_| Link::new(keepers)),
             keepers: (0..keepers).map(|_| None).collect(),
@@ -59,15 +64,16 @@ impl Host {
     }
 }
 
-pub fn local(t: Nanos) -> Instant {
-    Instant::from_nanos(t)
-}
-
 impl Scale {
+    /// What the host's boot clock shows.
+    pub fn boot(&self, h: u16) -> Instant {
+        Instant::from_nanos(self.now + self.hosts[usize::from(h)].up_for)
+    }
+
     fn clocks(&self, h: u16) -> Now {
         let wall =
             (WALL_BASE_US + self.now / US).saturating_add_signed(self.hosts[usize::from(h)].wall_off_us);
-        Now { boot: local(self.now), wall: WallTime::from_micros(wall) }
+        Now { boot: self.boot(h), wall: WallTime::from_micros(wall) }
     }
 
     /// A daemon begins to look after a keeper.
@@ -81,7 +87,7 @@ impl Scale {
             preference: Preference::none(),
             fit_to_stand: false,
         };
-        let election = Election::new(settings, seed, local(self.now));
+        let election = Election::new(settings, seed, self.boot(h));
         let host = &mut self.hosts[usize::from(h)];
         host.spread.join(k.into(), &format!("k{k}"));
         host.keepers[usize::from(k)] = Some(Box::new(Keeper { election, timer_at: NEVER, holding: false }));
@@ -155,8 +161,9 @@ impl Scale {
                 self.hurry(h);
             }
         }
-        let Some(keeper) = &mut self.hosts[usize::from(h)].keepers[usize::from(k)] else { return };
-        let at = keeper.election.poll_timeout().map_or(NEVER, Instant::as_nanos);
+        let host = &mut self.hosts[usize::from(h)];
+        let Some(keeper) = &mut host.keepers[usize::from(k)] else { return };
+        let at = keeper.election.poll_timeout().map_or(NEVER, |at| at.as_nanos() - host.up_for);
         // One that fires too early does nothing and is set anew.
         if at < keeper.timer_at {
             keeper.timer_at = at;

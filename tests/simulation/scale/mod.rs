@@ -147,7 +147,7 @@ impl Scale {
     fn new(hosts: usize, keepers: u16) -> Scale {
         let timing = Timing::new(TTL, Timing::default_stop_timeout(TTL)).expect("the default fits");
         let mut dice = Dice::new(u64::from(keepers) << 16 | hosts as u64);
-        let all = (0..hosts).map(|host| Host::new(host, keepers.into(), dice.around(1000))).collect();
+        let all = (0..hosts).map(|host| Host::new(host, keepers.into(), &mut dice)).collect();
         let mut scale = Scale {
             plan: Plan::of(hosts, keepers),
             keepers,

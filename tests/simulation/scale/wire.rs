@@ -1,7 +1,6 @@
 //! Connections, and nodes that do one thing after the other: `src/lock/redis/{node,link}.rs` and Redis' event loop, with what each visit costs.
 
 use super::costs::{self, Cost};
-use super::hosts::local;
 use super::{Ev, NODES, Scale};
 use crate::clock::{MS, NEVER, Nanos, NodeClock, SEC, US};
 use crate::core::lease::{NodeId, Value};
@@ -211,7 +210,7 @@ impl Scale {
     // ── a host asks ──
 
     pub fn ask(&mut self, h: u16, k: u16, n: usize, ticket: Ticket, request: Request) {
-        let (now, timeout) = (self.now, self.node_timeout);
+        let (now, boot, timeout) = (self.now, self.boot(h), self.node_timeout);
         let link = self.link(h, n);
         let value = if let Request::Release { value } = request { Some(value) } else { None };
         if link.phase != Phase::Serving || link.flights.len() >= IN_FLIGHT {
@@ -233,8 +232,7 @@ impl Scale {
                 | Request::Repair { deadline, .. } => Some(deadline),
                 Request::Look | Request::Check { .. } | Request::Release { .. } | Request::Bid { .. } => None,
             };
-            let deadline_us =
-                deadline.zip(link.offset).map_or(0, |(at, offset)| offset.deadline(at, local(now)));
+            let deadline_us = deadline.zip(link.offset).map_or(0, |(at, offset)| offset.deadline(at, boot));
             Errand::Ask(request, deadline_us)
         };
         let key = self.fly(h, k, n, now + timeout, ticket, value);
@@ -243,7 +241,7 @@ impl Scale {
 
     fn fly(&mut self, h: u16, k: u16, n: usize, due: Nanos, ticket: Ticket, value: Option<Value>) -> Key {
         self.flown = self.flown.wrapping_add(1);
-        let (key, sent) = ((due, self.flown), local(self.now));
+        let (key, sent) = ((due, self.flown), self.boot(h));
         let link = self.link(h, n);
         let changes = link.changes;
         link.flights.insert(key, Flight { keeper: k, ticket, value, sent, changes });
@@ -288,7 +286,7 @@ impl Scale {
     }
 
     fn remember(&mut self, h: u16, k: u16, n: usize, value: Option<Value>) {
-        let (now, ttl) = (local(self.now), self.timing.ttl());
+        let (now, ttl) = (self.boot(h), self.timing.ttl());
         if let Some(value) = value {
             self.link(h, n).unwanted.remember(&format!("{k}"), value, ttl, now);
         }
@@ -370,11 +368,11 @@ impl Scale {
         if trip < costs::HANDSHAKE_TRIPS {
             return self.visit(h, 0, n, (NEVER, 0), Errand::Handshake(trip + 1));
         }
-        let now = local(self.now);
+        let (since, now) = (self.now, self.boot(h));
         let link = self.link(h, n);
         let unwanted = link.unwanted.outstanding(now);
         link.phase = Phase::Serving;
-        link.since = now.as_nanos();
+        link.since = since;
         link.offset = Some(Offset::first(us, now, now));
         if !unwanted.is_empty() {
             self.visit(h, 0, n, (NEVER, 0), Errand::Settle(unwanted));
@@ -530,7 +528,7 @@ impl Scale {
     }
 
     fn heard(&mut self, h: u16, n: usize, key: Key, news: News) {
-        let now = local(self.now);
+        let now = self.boot(h);
         match news {
             News::Lost | News::Refused => self.give_up(h, n),
             News::Shaken { trip, us } => self.shaken(h, n, trip, us),
@@ -589,7 +587,7 @@ impl Scale {
         let answer = FromNode::Answer { node: id(n), ticket: flight.ticket, answer: reply.answer };
         self.hear(h, k, answer);
         if granted && self.link(h, n).is_serving() {
-            let ticket = Ticket { round: RoundId(0), sent: local(self.now) };
+            let ticket = Ticket { round: RoundId(0), sent: self.boot(h) };
             let key = self.fly(h, k, n, self.now + timeout, ticket, None);
             self.visit(h, k, n, key, Errand::Watch);
         }
