@@ -637,7 +637,7 @@ impl World {
             let leaves = self.now.max(link.cut_there).max(link.cut_back);
             let at = leaves + 3 * self.way();
             if at < self.now + RELEASER {
-                let letter = self.post(Letter::Releaser { guard: number(g), node: id(n), value });
+                let letter = self.post.put(Letter::Releaser { guard: number(g), node: id(n), value });
                 self.push(at, Ev::ToNode { letter });
             }
         }

@@ -88,7 +88,7 @@ impl World {
             let at = (self.now + way).max(client.last_there[n] + 1);
             client.last_there[n] = at;
             let round = client.round;
-            let letter = self.post(Letter::Legacy { client: id(c), node: id(n), round, op });
+            let letter = self.post.put(Letter::Legacy { client: id(c), node: id(n), round, op });
             self.push(at, Ev::ToNode { letter });
         }
     }

@@ -223,10 +223,10 @@ impl World {
             let again = self.dice.scale(MS, self.setup.ttl() * 2);
             let echo =
                 Letter::Echo { link: letter, run, request: request.clone(), deadline_us: *deadline_us };
-            let echo = self.post(echo);
+            let echo = self.post.put(echo);
             self.push(at + again, Ev::ToNode { letter: echo });
         }
-        let letter = self.post(Letter::ToNode { link: letter, epoch, run, errand });
+        let letter = self.post.put(Letter::ToNode { link: letter, epoch, run, errand });
         self.push(at, Ev::ToNode { letter });
     }
 
@@ -246,7 +246,7 @@ impl World {
         }
         let at = (leaves + way).max(link.last_back + 1);
         link.last_back = at;
-        let letter = self.post(Letter::ToHost { link: id(l), epoch, news });
+        let letter = self.post.put(Letter::ToHost { link: id(l), epoch, news });
         self.push(at, Ev::ToHost { letter });
     }
 
@@ -545,11 +545,11 @@ impl World {
 
     pub fn arrive_at_node(&mut self, slot: u32) {
         let nodes = self.setup.nodes;
-        let n = self.letter(slot).node(nodes).expect("a letter to a node");
+        let n = self.post.peek(slot).node(nodes).expect("a letter to a node");
         if self.nodes[n].up && self.now < self.nodes[n].frozen_until {
             return self.wait_at_node(slot, n);
         }
-        if let Letter::ToNode { link, .. } = self.letter(slot) {
+        if let Letter::ToNode { link, .. } = self.post.peek(slot) {
             // Behind what waited out a freeze on the same connection.
             let (link, held) = (*link as usize, self.links[*link as usize].held_there);
             if self.now < held && self.nodes[n].up {
@@ -557,7 +557,7 @@ impl World {
                 return self.push(held, Ev::ToNode { letter: slot });
             }
         }
-        match self.take_letter(slot) {
+        match self.post.take(slot) {
             Letter::ToNode { link, epoch, run, errand } => {
                 self.deliver(link as usize, n, epoch, run, errand);
             }
@@ -582,7 +582,7 @@ impl World {
     fn wait_at_node(&mut self, slot: u32, n: usize) {
         let thaw = self.nodes[n].frozen_until + self.dice.below(MS);
         let link =
-            if let Letter::ToNode { link, .. } = self.letter(slot) { Some(*link as usize) } else { None };
+            if let Letter::ToNode { link, .. } = self.post.peek(slot) { Some(*link as usize) } else { None };
         let at = link.map_or(thaw, |link| {
             let link = &mut self.links[link];
             link.held_there = link.held_there.max(thaw);
@@ -695,7 +695,7 @@ impl World {
     // ── back at the host ──
 
     pub fn arrive_at_host(&mut self, slot: u32) {
-        let Letter::ToHost { link, epoch, news } = self.take_letter(slot) else {
+        let Letter::ToHost { link, epoch, news } = self.post.take(slot) else {
             unreachable!("no letter to a daemon")
         };
         let l = link as usize;

@@ -25,6 +25,7 @@ mod mutants;
 mod nemesis;
 mod node;
 mod oracle;
+mod post;
 mod scale;
 mod setup;
 mod trace;

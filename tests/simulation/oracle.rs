@@ -80,7 +80,7 @@ impl World {
                 self.violated("a lock deleted by hand is handed over", || format!("g{g} goes on"));
             }
         }
-        if self.letters_under_way() > 20_000 {
+        if self.post.count() > 20_000 {
             self.violated("queues are bounded", || "20,000 letters under way".to_owned());
         }
         let Some(first) = self.oracle.running.first().copied() else { return };

@@ -14,6 +14,7 @@ use crate::mutants::Mutant;
 use crate::nemesis::{Fault, Nemesis};
 use crate::node::Node;
 use crate::oracle::{Oracle, Violation};
+use crate::post::Post;
 use crate::say;
 use crate::setup::{Mode, Setup};
 use crate::trace::{Telling, Trace};
@@ -219,8 +220,7 @@ pub struct World {
     pub trace: Trace,
     pub healed: bool,
     pub events: u64,
-    letters: Vec<Option<Letter>>,
-    free_letters: Vec<u32>,
+    pub post: Post<Letter>,
     heap: BinaryHeap<Entry>,
     seq: u64,
 }
@@ -248,8 +248,7 @@ impl World {
             trace: Trace::new(telling),
             healed: false,
             events: 0,
-            letters: Vec::new(),
-            free_letters: Vec::new(),
+            post: Post::default(),
             heap: BinaryHeap::with_capacity(256),
             seq: 0,
             setup,
@@ -374,7 +373,7 @@ impl World {
         let (host, rank) = match ev {
             Ev::Says { guard, .. } => (self.guards[guard as usize].host, 0),
             Ev::Ordered { host, .. } => (host as usize, 1),
-            Ev::ToHost { letter } => (self.letter(letter).host(per_host), 4),
+            Ev::ToHost { letter } => (self.post.peek(letter).host(per_host), 4),
             Ev::FlightsDue { link, .. } | Ev::OpenDue { link, .. } => {
                 // On a thaw both the reply and its time-out are ready; which comes first is anybody's guess.
                 let host = of_link(link);
@@ -417,34 +416,10 @@ impl World {
         }
     }
 
-    // ── letters ──
-
-    pub fn post(&mut self, letter: Letter) -> u32 {
-        if let Some(slot) = self.free_letters.pop() {
-            self.letters[slot as usize] = Some(letter);
-            return slot;
-        }
-        self.letters.push(Some(letter));
-        u32::try_from(self.letters.len() - 1).expect("letters under way fit")
-    }
-
-    pub fn letter(&self, slot: u32) -> &Letter {
-        self.letters[slot as usize].as_ref().expect("a letter arrives once")
-    }
-
-    pub fn take_letter(&mut self, slot: u32) -> Letter {
-        self.free_letters.push(slot);
-        self.letters[slot as usize].take().expect("a letter arrives once")
-    }
-
-    pub fn letters_under_way(&self) -> usize {
-        self.letters.len() - self.free_letters.len()
-    }
-
     /// Letters to or from one node.
     pub fn letters_of(&self, node: usize) -> usize {
         let of = |letter: &&Letter| letter.node(self.setup.nodes) == Some(node);
-        self.letters.iter().flatten().filter(of).count()
+        self.post.under_way().filter(of).count()
     }
 
     // ── small things ──

@@ -18,12 +18,13 @@ use crate::core::time::Instant;
 use crate::core::timing::Timing;
 use crate::dice::Dice;
 use crate::node::Hosts;
+use crate::post::Post;
 use hosts::{Host, Says};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::process::ExitCode;
 use std::time::Duration;
-use wire::{Letter, Post, Server};
+use wire::{Letter, Server};
 
 const NODES: usize = 3;
 const TTL: Duration = Duration::from_secs(30);
@@ -136,7 +137,7 @@ struct Scale {
     /// When a quorum of the nodes was free again of a holder that is gone.
     orphans: Vec<Option<Nanos>>,
     tally: Tally,
-    post: Post,
+    post: Post<Letter>,
     flown: u32,
     heap: BinaryHeap<Entry>,
     seq: u64,

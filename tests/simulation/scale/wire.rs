@@ -11,7 +11,7 @@ use crate::core::time::Instant;
 use crate::node::{FENCE, Hosts, Marker, Node, Reply, Terms, parse};
 use crate::offset::Offset;
 use crate::unwanted::Unwanted;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// From a host to a node, and half as much at most on top.
 const WAY: Nanos = 100 * US;
@@ -596,27 +596,4 @@ impl Scale {
 
 pub fn nanos_of(span: std::time::Duration) -> Nanos {
     crate::setup::nanos(span)
-}
-
-/// A fixed queue of letters under way.
-#[derive(Debug, Default)]
-pub struct Post {
-    letters: Vec<Option<Letter>>,
-    free: VecDeque<u32>,
-}
-
-impl Post {
-    pub fn put(&mut self, letter: Letter) -> u32 {
-        if let Some(slot) = self.free.pop_back() {
-            self.letters[slot as usize] = Some(letter);
-            return slot;
-        }
-        self.letters.push(Some(letter));
-        u32::try_from(self.letters.len() - 1).expect("letters under way fit")
-    }
-
-    pub fn take(&mut self, slot: u32) -> Letter {
-        self.free.push_back(slot);
-        self.letters[slot as usize].take().expect("a letter arrives once")
-    }
 }
