@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -61,13 +61,17 @@ pub struct Legacy {
     pub name: String,
     process: Child,
     exited: Option<ExitStatus>,
+    /// What it says, and where in it this generation begins.
+    log: PathBuf,
+    log_from: usize,
 }
 
 impl Legacy {
     /// Stands for the lock until it is told to stop.
     pub fn start(id: &str, dir: &Path, name: &str, generation: u32, client: Client) -> Step<Self> {
-        let log =
-            OpenOptions::new().append(true).create(true).open(dir.join(format!("legacy-{name}.log")))?;
+        let log = dir.join(format!("legacy-{name}.log"));
+        let stderr = OpenOptions::new().append(true).create(true).open(&log)?;
+        let log_from = usize::try_from(stderr.metadata()?.len())?;
         let retries = if client.naive { "forever" } else { "own" };
         let process = Command::new("node")
             .args([SCRIPT, "hold", client.redlock, client.ioredis, retries])
@@ -76,9 +80,9 @@ impl Legacy {
             .env("E2E_HOST", format!("{name}.{generation}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(stderr)
             .spawn()?;
-        Ok(Self { name: name.into(), process, exited: None })
+        Ok(Self { name: name.into(), process, exited: None, log, log_from })
     }
 
     pub fn pid(&self) -> i32 {
@@ -90,6 +94,19 @@ impl Legacy {
             self.exited = self.process.try_wait().ok().flatten();
         }
         self.exited.is_none()
+    }
+
+    /// Waits until the script itself heeds SIGTERM, or is gone: until then Node has a handler of its own, which ends it.
+    pub fn grow_up(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.is_running() && !self.is_up() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+        said.get(self.log_from..).is_some_and(|said| said.contains(" up after "))
     }
 
     pub fn signal(&self, signal: Signal) -> u64 {

@@ -663,7 +663,7 @@ impl Trial {
         let names: Vec<String> = self.legacies.keys().cloned().collect();
         for name in names {
             if self.legacy(&name)?.is_running() {
-                procs::grow_up(self.legacy(&name)?.pid());
+                self.legacy(&name)?.grow_up();
                 self.signal_legacy(&name, Signal::SIGTERM)?;
                 let status = self.legacy(&name)?.await_exit(LONG)?;
                 check(status.code() == Some(0), format!("{name} was told to stop and ended with {status}"))?;

@@ -35,14 +35,14 @@ const bootNs = () => process.hrtime.bigint() + BigInt(setup.boot_minus_monotonic
 const say = (text) => process.stderr.write(`${bootNs()} ${text}\n`);
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-say(`up after ${Math.round(process.uptime() * 1000)} ms`);
-
 let stopping = false;
 let onStop = () => {};
 process.on('SIGTERM', () => {
     stopping = true;
     onStop();
 });
+// The suite waits for this before it tells the script to stop.
+say(`up after ${Math.round(process.uptime() * 1000)} ms`);
 
 // === The package, two versions ===
 
