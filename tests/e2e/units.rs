@@ -212,9 +212,7 @@ fn echo() -> Proxy {
 }
 
 fn client(proxy: &Proxy) -> TcpStream {
-    let c = TcpStream::connect(("127.0.0.1", proxy.port())).expect("connect");
-    c.set_read_timeout(Some(Duration::from_millis(150))).expect("timeout");
-    c
+    TcpStream::connect(("127.0.0.1", proxy.port())).expect("connect")
 }
 
 /// Sends a byte and says what came back.
@@ -223,11 +221,24 @@ fn ask(c: &mut TcpStream) -> Result<u8, ErrorKind> {
     hear(c)
 }
 
+/// Longer than anything takes, however busy the machine.
+const LONG: Duration = Duration::from_secs(30);
+
 fn hear(c: &mut TcpStream) -> Result<u8, ErrorKind> {
+    hear_within(c, LONG)
+}
+
+/// Sends a byte; whether nothing came back for a while.
+fn is_silent(c: &mut TcpStream) -> bool {
+    c.write_all(b"x").expect("it is open");
+    hear_within(c, Duration::from_millis(150)) == Err(ErrorKind::WouldBlock)
+}
+
+fn hear_within(c: &mut TcpStream, limit: Duration) -> Result<u8, ErrorKind> {
+    c.set_read_timeout(Some(limit)).expect("timeout");
     let mut byte = [0];
-    match c.read(&mut byte) {
-        Ok(0) => Err(ErrorKind::UnexpectedEof),
-        Ok(_) => Ok(byte[0]),
+    match c.read_exact(&mut byte) {
+        Ok(()) => Ok(byte[0]),
         Err(e) => Err(e.kind()),
     }
 }
@@ -245,8 +256,8 @@ fn a_black_hole_is_silent_for_old_and_new_connections_and_gives_back_what_it_hel
     assert_eq!(ask(&mut old), Ok(b'x'));
     proxy.set(Mode::BlackHole);
     let mut new = client(&proxy);
-    assert_eq!(ask(&mut old), Err(ErrorKind::WouldBlock));
-    assert_eq!(ask(&mut new), Err(ErrorKind::WouldBlock));
+    assert!(is_silent(&mut old));
+    assert!(is_silent(&mut new));
     proxy.set(Mode::Pass);
     assert_eq!(hear(&mut old), Ok(b'x'));
     assert_eq!(hear(&mut new), Ok(b'x'));
@@ -258,7 +269,7 @@ fn lost_replies_are_lost_one_way() {
     let mut c = client(&proxy);
     assert_eq!(ask(&mut c), Ok(b'x'));
     proxy.set(Mode::RepliesHeld);
-    assert_eq!(ask(&mut c), Err(ErrorKind::WouldBlock));
+    assert!(is_silent(&mut c));
     proxy.set(Mode::Pass);
     assert_eq!(hear(&mut c), Ok(b'x'));
 }
@@ -489,9 +500,9 @@ fn a_write_reaches_the_registers_and_none_waits_for_them() {
     let held = shared.lock().expect("the lock"); // the reader cannot go on
     let before = boot_ns();
     (0..5000).for_each(|_| writer.write(record));
-    assert!(boot_ns() - before < 2000 * MS, "a full queue is no reason to wait");
+    assert!(boot_ns() - before < 30_000 * MS, "a full queue is no reason to wait");
     drop(held);
-    let deadline = boot_ns() + 2000 * MS;
+    let deadline = boot_ns() + 30_000 * MS;
     while shared.lock().expect("the lock").writes == 0 {
         assert!(boot_ns() < deadline, "nothing arrived");
         std::thread::sleep(Duration::from_millis(1));
