@@ -96,6 +96,16 @@ impl Drop for Service {
     }
 }
 
+/// A wait with a limit is interrupted when the machine is frozen and goes on, and then the message is still to come.
+fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => return received,
+        }
+    }
+}
+
 impl Service {
     fn start() -> Service {
         Service::start_with(|daemon, _| {
@@ -134,7 +144,7 @@ impl Service {
         let mut buffer = [0; 4096];
         loop {
             let length =
-                self.heard.recv(&mut buffer).unwrap_or_else(|e| panic!("{wanted:?}: {e}, {heard:?}"));
+                receive(&self.heard, &mut buffer).unwrap_or_else(|e| panic!("{wanted:?}: {e}, {heard:?}"));
             heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
             if heard.last().is_some_and(|last| last.contains(wanted)) {
                 return heard;
@@ -258,7 +268,8 @@ fn what_the_journal_is_told_of_a_keeper_stands_under_its_name() {
         if let Some(entry) = seen.iter().find(|entry| entry.starts_with(wanted)) {
             return entry.clone();
         }
-        let length = journal.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted}: {error}, {seen:?}"));
+        let length =
+            receive(&journal, &mut buffer).unwrap_or_else(|error| panic!("{wanted}: {error}, {seen:?}"));
         seen.push(String::from_utf8(buffer[..length].to_vec()).expect("text"));
     };
     for about in ["MESSAGE=leader: ", "MESSAGE=child runs ", "MESSAGE=oracle | hello\n"] {

@@ -47,11 +47,12 @@ pub fn top_without_nodes(folder: &Path, host: &str) -> String {
     )
 }
 
-/// The top of a configuration: engine local in `folder`, a free port.
+/// The top of a configuration: engine local in `folder`, a free port. A guard has a tenth of the lease to acknowledge, so that on a
+/// machine that stalls a short one costs the term.
 pub fn top(folder: &Path, host: &str) -> String {
     let folder = folder.display();
     format!(
-        "host = \"{host}\"\n[lock]\nengine = \"local\"\ndirectory = \"{folder}\"\nttl = \"2s\"\n\
+        "host = \"{host}\"\n[lock]\nengine = \"local\"\ndirectory = \"{folder}\"\nttl = \"10s\"\n\
          [control]\nsocket = \"{folder}/{host}.sock\"\n[http]\nlisten = \"127.0.0.1:0\"\n"
     )
 }

@@ -145,7 +145,7 @@ fn a_browser_shows_keepers_and_nodes() {
         "data-role=\"standby\"",
         &format!(">{token}</td>"),
         "won the election",
-        "aria-label=\"time left in the lease of k\" max=\"2000\"",
+        "aria-label=\"time left in the lease of k\" max=\"10000\"",
         "data-state=\"serving\"",
         &folder.path().display().to_string(),
         "role=\"status\">live</span>",
