@@ -32,6 +32,9 @@ macro_rules! sentence {
             async fn test(#[allow(unused_mut)] mut $server: Server) $body
 
             fn on(version: Version) {
+                if !version.is_to_be_had() {
+                    return;
+                }
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
                 tokio::task::LocalSet::new().block_on(&runtime, test(Server::start(version)));
             }

@@ -66,8 +66,11 @@ fn lock(nodes: &[String], more: &str) -> String {
     format!("nodes = {nodes:?}\nrestart_quarantine = \"0s\"\n{more}")
 }
 
+/// The cooldown is that of a guard which a machine that stalls took for lost: shorter than what is waited for.
 fn keeper(ttl: &str) -> String {
-    format!("[[keeper]]\nname = \"oracle\"\ncommand = [\"sleep\", \"600\"]\nttl = \"{ttl}\"\n")
+    format!(
+        "[[keeper]]\nname = \"oracle\"\ncommand = [\"sleep\", \"600\"]\nttl = \"{ttl}\"\ncooldown = \"1s\"\n"
+    )
 }
 
 const TLS: &str = "tls = { ca = \"ca.pem\", cert = \"client.pem\", key = \"client.key\" }\n";

@@ -78,6 +78,11 @@ async fn release_at(endpoint: Endpoint, release: Invocation, limit: Duration) ->
 
 /// Body of the releaser: reads a [`ReleaseSpec`] as JSON from the sealed memfd and carries it out. Exit status 0 if a quorum answered.
 pub fn releaser_main(spec: OwnedFd) -> i32 {
+    releaser_within(spec, LIMIT)
+}
+
+/// [`releaser_main`] with another limit.
+pub fn releaser_within(spec: OwnedFd, limit: Duration) -> i32 {
     let mut file = File::from(spec);
     let mut json = String::new();
     let read = file.rewind().and_then(|()| file.take(SPEC_MAX).read_to_string(&mut json));
@@ -85,7 +90,7 @@ pub fn releaser_main(spec: OwnedFd) -> i32 {
         return 1;
     };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 1 };
-    let done = runtime.block_on(release_everywhere(&spec, LIMIT));
+    let done = runtime.block_on(release_everywhere(&spec, limit));
     // A name that is still being resolved holds a thread; it must not hold the exit.
     runtime.shutdown_background();
     i32::from(done < spec.quorum)
