@@ -146,11 +146,12 @@ impl Node {
         Ok(self.ask(&["GET", key])?.text())
     }
 
-    /// The instant at which the key ends, on this machine's clock; `None` when it is not there.
+    /// The instant at which the key ends, on this machine's clock, or a little before; `None` when it is not there.
     pub fn expires_at(&self, key: &str) -> Step<Option<u64>> {
+        let asked = boot_ns();
         let reply = self.ask(&["PTTL", key])?;
         if let Reply::Number(left @ 0..) = reply {
-            return Ok(Some(boot_ns() + left.unsigned_abs() * 1_000_000));
+            return Ok(Some(asked + left.unsigned_abs() * 1_000_000));
         }
         let is_absent = reply == Reply::Number(-2);
         check(is_absent, format!("{key} on redis-{} has no expiry: {reply:?}", self.name))?;

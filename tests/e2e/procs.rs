@@ -72,6 +72,11 @@ pub fn children_of(pid: i32) -> Vec<i32> {
     lists.flat_map(|l| l.split_whitespace().filter_map(|w| w.parse().ok()).collect::<Vec<i32>>()).collect()
 }
 
+/// It is there, and no zombie.
+pub fn lives(pid: i32) -> bool {
+    Proc::read(pid).is_some_and(|p| !p.zombie)
+}
+
 /// A process has no handlers before it has installed them: a story that started one just now lets it get there.
 pub fn grow_up(pid: i32) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -16,6 +16,7 @@ use crate::step::{Step, check, failure};
 use crate::witness::Witness;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -196,7 +197,7 @@ impl Trial {
 
     /// Waits until a daemon's log has these words: a log, too, is written after what it tells has happened.
     pub fn log_says(&mut self, host: &str, words: &str) -> Step {
-        let until = boot_ns() + nanos(secs(2));
+        let until = boot_ns() + nanos(LONG);
         while !self.log_of(host)?.contains(words) {
             check(boot_ns() < until, format!("the log of {host} does not say {words:?}"))?;
             self.pause(millis(2));
@@ -374,11 +375,40 @@ impl Trial {
     /// are in the way of the third for some milliseconds.
     pub fn held_by_all(&mut self) -> Step {
         let end = boot_ns() + nanos(LONG);
-        while self.nodes.iter().any(|node| !matches!(node.get(&Self::lock_key()), Ok(Some(_)))) {
-            check(boot_ns() < end, "a node has no vote long after the election")?;
+        loop {
+            let values: Vec<Option<String>> =
+                self.nodes.iter().map(|node| node.get(&Self::lock_key()).ok().flatten()).collect();
+            if values.iter().all(|value| value.is_some() && *value == values[0]) {
+                return Ok(());
+            }
+            check(boot_ns() < end, format!("not all nodes vote alike long after the election: {values:?}"))?;
             self.pause(GLANCE);
         }
+    }
+
+    /// Waits for what must come to hold, and not soon.
+    pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Trial) -> Step<bool>) -> Step {
+        let end = boot_ns() + nanos(LONG);
+        while !holds(self)? {
+            check(boot_ns() < end, format!("not within {LONG:?}: {what}"))?;
+            self.pause(millis(10));
+        }
         Ok(())
+    }
+
+    /// Waits until the keeper's object in a daemon's `status` is so: it is written after what it tells has happened, and before it
+    /// listens a daemon does not answer.
+    pub fn status_shows(&mut self, host: &str, what: &str, shows: impl Fn(&Value) -> bool) -> Step<Value> {
+        let (mut status, mut seen) = (Value::Null, String::new());
+        let shown = self.until(what, |t| {
+            match t.daemon(host)?.keeper_status(KEEPER) {
+                Ok(now) => status = now,
+                Err(failure) => seen = failure.why,
+            }
+            Ok(shows(&status))
+        });
+        shown.map_err(|f| failure(format!("{}; status of {host}: {status} {seen}", f.why)))?;
+        Ok(status)
     }
 
     /// Waits so that the next fault falls on a random phase of the term.

@@ -87,27 +87,32 @@ pub(super) fn free_of(t: &Trial, value: Option<&str>) -> u64 {
 
 fn hand_over(t: &mut Trial, client: Client) -> Step {
     prepare(t, Setup::default(), KEEPER)?;
+    let begun = boot_ns();
     t.start_legacy("x", client)?;
-    let first = t.next_child(boot_ns(), NODE_STARTS)?;
+    let first = t.next_child(begun, NODE_STARTS)?;
     t.start_all()?;
     t.runs_on(&first, 2 * TTL + millis(500))?;
     sees_a_stranger(t, "a")?;
 
     let at = t.signal_legacy("x", Signal::SIGTERM)?;
-    let second = t.successor_of_host("x", at, millis(500))?;
+    let second = t.successor_of_host("x", at, millis(800))?;
     t.figure(format!("npm released, keeperd runs after {}", ms(second.start - at)));
     t.start_legacy("y", client)?;
+    let log = t.dir().join("legacy-y.log");
+    t.until("y stands for the lock", |_| {
+        Ok(std::fs::read_to_string(&log)?.contains("clients: ready, ready, ready"))
+    })?;
     t.runs_on(&second, 2 * TTL + millis(500))?;
 
     let holder = Trial::holder_of(&second);
     let other = if holder == "a" { "b" } else { "a" };
     t.signal(other, Signal::SIGTERM)?;
-    t.daemon(other)?.await_exit(secs(2))?;
+    t.daemon(other)?.await_exit(secs(6))?;
     let at = t.signal(&holder, Signal::SIGTERM)?;
-    let third = t.successor(&second, at, millis(1500))?;
+    let third = t.successor(&second, at, secs(5))?;
     check(third.is_legacy(), format!("{} and not y took over", third.instance))?;
     t.figure(format!("keeperd released, npm runs after {}", ms(third.start - at)));
-    t.daemon(&holder)?.await_exit(secs(2))?;
+    t.daemon(&holder)?.await_exit(secs(6))?;
     t.start_all()?;
     t.runs_on(&third, secs(1))?;
 
@@ -116,7 +121,7 @@ fn hand_over(t: &mut Trial, client: Client) -> Step {
     let at = t.signal_legacy("y", Signal::SIGKILL)?;
     let free = free_of(t, value.as_deref());
     check(free > at, format!("no quorum has the lock that y held, {value:?}"))?;
-    let fourth = t.successor_of_host("y", at, TTL + secs(1))?;
+    let fourth = t.successor_of_host("y", at, TTL + secs(4))?;
     check(fourth.start + 2_000_000 >= free, "keeperd began before the lock expired")?;
     t.figure(format!("npm killed, keeperd runs {} after expiry", ms(fourth.start.saturating_sub(free))));
     t.runs_on(&fourth, secs(1))
@@ -124,11 +129,11 @@ fn hand_over(t: &mut Trial, client: Client) -> Step {
 
 /// The standby names the value it waits for, and no host.
 fn sees_a_stranger(t: &mut Trial, host: &str) -> Step {
-    let status = t.daemon(host)?.keeper_status(KEEPER)?;
     let value = t.node('A').get(&Trial::lock_key())?;
-    let seen = &status["holder"];
-    let agrees = status["role"] == "standby" && seen["value"].as_str() == value.as_deref();
-    check(agrees && seen["host"].is_null(), format!("the lock is {value:?}, status says {status}"))
+    let status = t.status_shows(host, &format!("it stands by, and the lock is {value:?}"), |keeper| {
+        keeper["role"] == "standby" && keeper["holder"]["value"].as_str() == value.as_deref()
+    })?;
+    check(status["holder"]["host"].is_null(), format!("status says {status}"))
 }
 
 // === Values ===
@@ -137,8 +142,9 @@ fn values(t: &mut Trial) -> Step {
     prepare(t, Setup::default(), KEEPER)?;
     let begun = boot_ns();
     t.start_all()?;
-    let mut child = t.next_child(begun, secs(3))?;
+    let mut child = t.next_child(begun, secs(10))?;
     for client in [V4, V5] {
+        t.held_by_all()?;
         let value = value_everywhere(t)?;
         let wrong = value.chars().rev().collect::<String>();
         for what in ["extend", "release"] {
@@ -149,7 +155,7 @@ fn values(t: &mut Trial) -> Step {
         check(value_everywhere(t)? == value, "the package changed the value")?;
         let at = t.note("the package releases keeperd's lock");
         check(legacy::once(t.dir(), "release", client, &value)?, "the package cannot release it")?;
-        let next = t.next_child(at, secs(2))?;
+        let next = t.next_child(at, secs(10))?;
         check(t.life(&child.instance)?.stopped, "the child of a deleted lock was not stopped politely")?;
         child = next;
     }
@@ -161,7 +167,7 @@ fn stop_all_daemons(t: &mut Trial) -> Step {
     for host in ["a", "b"] {
         t.daemon(host)?.grow_up();
         t.signal(host, Signal::SIGTERM)?;
-        t.daemon(host)?.await_exit(secs(3))?;
+        t.daemon(host)?.await_exit(secs(10))?;
     }
     Ok(())
 }
@@ -197,7 +203,7 @@ fn keeperds_scripts(t: &mut Trial) -> Step {
     let begun = boot_ns();
     t.start_legacy("x", V5)?;
     let child = t.next_child(begun, NODE_STARTS)?;
-    t.pause(millis(100)); // the third node's vote may be on its way
+    t.held_by_all()?;
     let value = value_everywhere(t)?;
     check(classify(t, &value)? == "ok", "extend does not know the package's value")?;
     check(classify(t, "wrong")? == "foreign", "extend takes the package's value for another")?;
@@ -210,7 +216,7 @@ fn keeperds_scripts(t: &mut Trial) -> Step {
     check(left.is_none(), format!("released, and still there: {left:?}"))?;
     let at = boot_ns();
     t.start_all()?;
-    let next = t.next_child(at, secs(1))?;
+    let next = t.next_child(at, secs(10))?;
     t.runs_on(&next, millis(500))
 }
 
@@ -268,8 +274,9 @@ fn inside(t: &mut Trial) -> Step {
         ..Setup::default()
     };
     prepare(t, setup, INSIDE)?;
+    let begun = boot_ns();
     t.start_legacy("x", V5)?;
-    let old_host = inner(t, boot_ns(), NODE_STARTS)?;
+    let old_host = inner(t, begun, NODE_STARTS)?;
     let begun = boot_ns();
     t.start_all()?;
     let child = t.next_child(begun, NODE_STARTS)?;
@@ -280,7 +287,7 @@ fn inside(t: &mut Trial) -> Step {
     )?;
 
     let at = t.signal_legacy("x", Signal::SIGTERM)?;
-    let first = inner(t, at, secs(3))?;
+    let first = inner(t, at, secs(10))?;
     t.figure(format!("old host stopped: script works after {}", ms(first.start - at)));
     t.runs_on(&child, TTL)?;
 
@@ -289,10 +296,10 @@ fn inside(t: &mut Trial) -> Step {
         let child = newest_inner(t)?;
         let host = Trial::holder_of(&child);
         let at = t.signal(&host, signal)?;
-        let next = inner(t, at, TTL + secs(3))?;
+        let next = inner(t, at, TTL + NODE_STARTS)?;
         check(Trial::holder_of(&next) != host, format!("{} works, on the same host", next.instance))?;
         t.figure(format!("{name} to keeperd: script works elsewhere after {}", ms(next.start - at)));
-        t.daemon(&host)?.await_exit(secs(2))?;
+        t.daemon(&host)?.await_exit(secs(6))?;
         t.start(&host)?;
     }
     t.locks_may_linger = true; // a script that did not get out of `using` within stop_timeout leaves its own lock
@@ -340,7 +347,7 @@ fn self_blocking(t: &mut Trial) -> Step {
     }
     t.figure(format!("8 s: blocked in {blocked} samples, one node free in {free} of 160"));
     let at = t.signal_legacy("x", Signal::SIGKILL)?;
-    let child = t.somebody_runs(at, VALID + secs(2))?;
+    let child = t.somebody_runs(at, VALID + secs(4))?;
     t.runs_on(&child, secs(1))
 }
 
@@ -350,17 +357,24 @@ fn self_blocking(t: &mut Trial) -> Step {
 fn deleted(t: &mut Trial) -> Step {
     prepare(t, Setup::default(), KEEPER)?;
     t.must_be_flagged = &[Fault::Overlap];
+    let begun = boot_ns();
     t.start_legacy("x", V4)?;
-    let old = t.next_child(boot_ns(), NODE_STARTS)?;
+    let old = t.next_child(begun, NODE_STARTS)?;
     t.start_all()?;
-    // It extends every second: well after one and before the next, so that it cannot notice in time by luck.
-    let moment = old.start + 1_100_000_000 + t.chance.below(500_000_000);
+    for host in ["a", "b"] {
+        t.status_shows(host, "it stands by", |keeper| keeper["holder"]["value"].is_string())?;
+    }
+    // It extends every second: well after one and long before the next, so that it cannot notice in time by luck.
+    let mut moment = old.start + 100_000_000 + t.chance.below(200_000_000);
+    while moment < boot_ns() {
+        moment += 1_000_000_000;
+    }
     t.pause(Duration::from_nanos(moment.saturating_sub(boot_ns())));
     let at = t.note("delete the lock everywhere");
     for node in &t.nodes {
         node.ask(&["DEL", &Trial::lock_key()])?;
     }
-    t.successor_of_host("x", at, secs(1))?;
+    t.successor_of_host("x", at, secs(5))?;
     t.pause(secs(1));
     Ok(())
 }

@@ -8,9 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub const ALL: &[Scenario] = &[
-    scenario("local_sigterm", "a polite stop hands over at once", |t| end_daemon(t, Signal::SIGTERM, 500)),
+    scenario("local_sigterm", "a polite stop hands over at once", |t| end_daemon(t, Signal::SIGTERM, 900)),
     scenario("local_sigkill", "a killed daemon hands over as soon as its tree is dead", |t| {
-        end_daemon(t, Signal::SIGKILL, 800)
+        end_daemon(t, Signal::SIGKILL, 900)
     }),
     scenario(
         "local_sigstop",
@@ -63,7 +63,7 @@ fn guard_sigkill(t: &mut Trial) -> Step {
     t.random_moment();
     let at = t.note(format!("SIGKILL to guard {}", guard.pid));
     kill(Pid::from_raw(guard.pid), Signal::SIGKILL)?;
-    let new = t.next_child(at, secs(2))?;
+    let new = t.next_child(at, secs(5))?;
     t.figure(format!("next child after {}", ms(new.start - at)));
     t.runs_on(&new, secs(2))
 }
@@ -76,7 +76,7 @@ fn both_sigkill(t: &mut Trial) -> Step {
     t.random_moment();
     let at = t.signal(&holder, Signal::SIGKILL)?;
     kill(Pid::from_raw(guard.pid), Signal::SIGKILL)?;
-    let new = t.successor(&old, at, secs(2))?;
+    let new = t.successor(&old, at, secs(5))?;
     t.figure(format!("next child after {}", ms(new.start - at)));
     t.runs_on(&new, secs(2))
 }

@@ -69,7 +69,7 @@ fn one_fault(t: &mut Trial, host: &'static str) -> Step {
 
 fn restart(t: &mut Trial, host: &str, signal: Signal) -> Step {
     t.signal(host, signal)?;
-    t.daemon(host)?.await_exit(secs(3))?;
+    t.daemon(host)?.await_exit(secs(6))?;
     t.start(host)
 }
 

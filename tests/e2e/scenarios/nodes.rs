@@ -94,17 +94,18 @@ fn nodes_rolling(t: &mut Trial) -> Step {
 fn nodes_frozen(t: &mut Trial) -> Step {
     let old = t.begin(Setup::default())?;
     t.random_moment();
-    let at = t.note("freeze all nodes");
+    t.note("freeze all nodes");
     for name in t.node_names() {
         t.node(name).freeze();
     }
+    let at = boot_ns();
     t.pause(2 * TTL);
     t.died_with_its_lease(&old, at)?;
     let back = t.note("thaw all nodes");
     for name in t.node_names() {
         t.node(name).thaw();
     }
-    let new = t.next_child(back, secs(3))?;
+    let new = t.next_child(back, secs(10))?;
     t.runs_on(&new, secs(2))
 }
 
@@ -118,7 +119,7 @@ fn nodes_empty(t: &mut Trial) -> Step {
     for name in t.node_names() {
         t.start_node(name)?;
     }
-    let child = t.somebody_runs(at, QUARANTINE + secs(3))?;
+    let child = t.somebody_runs(at, QUARANTINE + secs(8))?;
     t.runs_on(&child, secs(2))
 }
 
@@ -135,7 +136,7 @@ fn deciding_vote_frozen_holder(t: &mut Trial) -> Step {
         frozen = holder.into();
         t.signal(holder, Signal::SIGSTOP).map(drop)
     })?;
-    let child = t.next_child(at, QUARANTINE + secs(3))?;
+    let child = t.next_child(at, QUARANTINE + secs(8))?;
     t.signal(&frozen, Signal::SIGCONT)?;
     t.runs_on(&child, secs(2))
 }
@@ -164,6 +165,7 @@ fn with_clocks(t: &mut Trial) -> Step<Life> {
     t.start_nodes()?;
     t.start_all()?;
     let child = t.first_child()?;
+    t.held_by_all()?;
     t.runs_on(&child, secs(1))?;
     Ok(child)
 }
@@ -180,6 +182,7 @@ fn clock_step(t: &mut Trial) -> Step {
         let name = t.random_node();
         let size = sign * (100 << t.chance.below(12));
         t.random_moment();
+        t.held_by_all()?;
         set_clock(t, name, size)?;
         t.runs_on(&child, 3 * TTL / 2)?;
         set_clock(t, name, 0)?;

@@ -67,7 +67,7 @@ fn take_back(t: &mut Trial) -> Step {
         let from = boot_ns();
         t.start("a")?;
         // A look of the standby and an extension of the holder may each be half a ttl away.
-        let new = t.successor_of_host("b", from, HOLD + TTL + secs(1))?;
+        let new = t.successor_of_host("b", from, HOLD + TTL + secs(5))?;
         t.figure(format!("{round} taken back after {}", ms(new.start - from)));
         check(new.start - from >= nanos(HOLD), "taken back before a was well for long enough")?;
         old = t.life(&old.instance)?;
@@ -77,7 +77,7 @@ fn take_back(t: &mut Trial) -> Step {
         t.log_says("b", "a, preferred with priority 10, asks for it")?;
         t.runs_on(&new, HOLD + secs(1))?;
         let at = t.signal("a", Signal::SIGKILL)?;
-        t.daemon("a")?.await_exit(secs(1))?;
+        t.daemon("a")?.await_exit(secs(6))?;
         old = t.successor(&new, at, millis(100 + 800))?;
         check(Trial::holder_of(&old) == "b", "b did not take over")?;
     }
@@ -105,17 +105,18 @@ fn spread(t: &mut Trial) -> Step {
     t.start_nodes()?;
     t.start_all()?;
     let all = &SPREAD[..];
-    let counts = until_all_run(t, all, QUARANTINE + secs(5))?;
+    let counts = until_all_run(t, all, QUARANTINE + secs(10))?;
     t.figure(format!("at a cold start {counts:?}"));
     check(counts.values().all(|n| (7..=13).contains(n)), format!("at a cold start {counts:?}"))?;
 
     t.signal("c", Signal::SIGTERM)?;
-    t.daemon("c")?.await_exit(secs(3))?;
-    let counts = until_all_run(t, &all[..2], secs(3))?;
+    t.daemon("c")?.await_exit(secs(10))?;
+    let counts = until_all_run(t, &all[..2], secs(10))?;
     t.figure(format!("without c {counts:?}"));
     check(counts.values().all(|n| (12..=18).contains(n)), format!("without c {counts:?}"))?;
 
     t.start("c")?;
+    t.until("c listens", |t| Ok(t.daemon("c")?.status().is_ok()))?;
     t.pause(secs(2));
     let after = counts_of(t, all)?;
     check(after["c"] == 0, format!("a running keeper was moved: {after:?}"))

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -161,7 +161,8 @@ fn fifty(t: &mut Trial) -> Step {
     for (name, keeper) in after.iter().filter(|(name, _)| !["new", "k21"].contains(&name.as_str())) {
         check(process(keeper) == process(&before[name]), format!("{name} was touched"))?;
     }
-    check(after.len() == 50 && t.daemon("a")?.guards().len() == 50, "not one guard for each keeper")?;
+    check(after.len() == 50, "not fifty keepers")?;
+    t.until("one guard for each keeper", |t| Ok(t.daemon("a")?.guards().len() == 50))?;
     let changed = &after["k21"];
     check(changed["token"].as_u64() > before["k21"]["token"].as_u64(), "the same token for another term")?;
     check(
@@ -179,7 +180,9 @@ fn fifty(t: &mut Trial) -> Step {
     // A removed keeper's lock is free: whoever has it in his file takes it at once.
     t.setup.keepers = vec!["k07"];
     t.start("b")?;
-    until(t, "b", secs(5), "the removed keeper elsewhere", |keepers| all_run(keepers) && keepers.len() == 1)?;
+    until(t, "b", secs(10), "the removed keeper elsewhere", |keepers| {
+        all_run(keepers) && keepers.len() == 1
+    })?;
     Ok(())
 }
 
@@ -220,7 +223,7 @@ fn refused(t: &mut Trial) -> Step {
     check(reload_state(t, "a")?.0, "a good reload does not make up for a bad one")?;
     t.runs_on(&child, millis(300))?;
     t.signal("a", Signal::SIGTERM)?;
-    t.daemon("a")?.await_exit(secs(3))?;
+    t.daemon("a")?.await_exit(secs(10))?;
     say(t, "a", &["reload"])?.has(3, &[], &["is it running?"])
 }
 
@@ -242,10 +245,8 @@ fn signal(t: &mut Trial) -> Step {
     systemd.hears(|heard| heard.contains(&"STOPPING=1"))?;
     t.signal("a", Signal::SIGHUP)?;
     say(t, "a", &["reload"])?.has(3, &[], &[])?;
-    t.daemon("a")?.await_exit(secs(4))?;
-    t.pause(millis(50));
-
-    let heard = systemd.heard();
+    t.daemon("a")?.await_exit(secs(10))?;
+    let heard = systemd.heard_all(&t.dir().join("notify.sock"))?;
     let states: Vec<&str> = words(&heard);
     let end = states.iter().position(|state| *state == "STOPPING=1").unwrap_or(states.len());
     let (reloads, rest) = (&states[1..end], &states[end..]);
@@ -292,8 +293,18 @@ impl Systemd {
         self.0.lock().expect("no thread panics with it").clone()
     }
 
+    /// What the daemon, which has ended, said before somebody else says a last word.
+    fn heard_all(&self, socket: &Path) -> Step<Vec<String>> {
+        const LAST_WORD: &str = "the end";
+        UnixDatagram::unbound()?.send_to(LAST_WORD.as_bytes(), socket)?;
+        self.hears(|heard| heard.contains(&LAST_WORD))?;
+        let mut heard = self.heard();
+        heard.retain(|said| said != LAST_WORD);
+        Ok(heard)
+    }
+
     fn hears(&self, enough: impl Fn(&[&str]) -> bool) -> Step {
-        let end = boot_ns() + nanos(secs(5));
+        let end = boot_ns() + nanos(secs(15));
         while !enough(&words(&self.heard())) {
             check(boot_ns() < end, format!("systemd heard {:?}", self.heard()))?;
             std::thread::sleep(millis(2));
@@ -308,23 +319,24 @@ fn other(host: &str) -> &'static str {
 
 fn handover(t: &mut Trial) -> Step {
     let child = vec!["--ignore-term", "--grandchild"];
-    let old = t.begin(Setup { nodes: 0, child, ..Setup::default() })?;
+    // With a ttl of 5 s a child has 0.8 s from the stop signal to SIGKILL.
+    let old = t.begin(Setup { nodes: 0, child, ttl: "5s", ..Setup::default() })?;
     let (holder, peer) = (Trial::holder_of(&old), other(&Trial::holder_of(&old)));
     let whole = read(t, &holder)?;
     write(t, &holder, without_keepers(&whole))?;
     let at = boot_ns();
     say(t, &holder, &["reload"])?.has(0, &["- oracle\n"], &[])?;
     // The checker sees whether the old tree was dead by then.
-    let new = t.successor(&old, at, secs(4))?;
+    let new = t.successor(&old, at, secs(10))?;
     check(t.life(&old.instance)?.asked_to_stop, "the child was not asked to stop")?;
-    until(t, &holder, secs(3), "the removed keeper is gone", BTreeMap::is_empty)?;
-    check(t.daemon(&holder)?.guards().is_empty(), "its guard is left")?;
+    until(t, &holder, secs(10), "the removed keeper is gone", BTreeMap::is_empty)?;
+    t.until("its guard is gone", |t| Ok(t.daemon(&holder)?.guards().is_empty()))?;
     say(t, &holder, &["pause", KEEPER])?.has(4, &[], &["there is no keeper"])?;
 
     write(t, &holder, &whole)?;
     say(t, &holder, &["reload"])?.has(0, &["+ oracle\n"], &[])?;
     t.runs_on(&new, millis(500))?;
-    until(t, &holder, secs(3), "it stands by again", |k| {
+    until(t, &holder, secs(10), "it stands by again", |k| {
         k.get(KEEPER).is_some_and(|k| k["role"] == "standby")
     })?;
     // Removed and back before it has ended: the file has the last word.
@@ -335,9 +347,9 @@ fn handover(t: &mut Trial) -> Step {
     write(t, peer, &whole)?;
     say(t, peer, &["reload"])?.has(0, &["+ oracle\n"], &[])?;
     // On a machine that stands still for as long as a child takes to be killed, it has ended, and its last run is forgotten.
-    let in_time = boot_ns() < at + nanos(millis(300));
-    let last = t.next_child(at, secs(4))?;
-    until(t, peer, secs(5), "the keeper is back", |k| {
+    let in_time = boot_ns() < at + nanos(millis(700));
+    let last = t.next_child(at, secs(10))?;
+    until(t, peer, secs(10), "the keeper is back", |k| {
         let knows = |k: &Value| k["last_exit"]["reason"] == "reload" || !in_time;
         k.get(KEEPER).is_some_and(|k| knows(k) && k["role"] != "stepping_down")
     })?;
@@ -355,18 +367,18 @@ fn drained(t: &mut Trial) -> Step {
     let paused = |keepers: &BTreeMap<String, Value>| {
         keepers.len() == 2 && keepers.values().all(|keeper| keeper["role"] == "paused")
     };
-    until(t, "a", secs(3), "both are paused", paused)?;
+    until(t, "a", secs(10), "both are paused", paused)?;
     t.pause(millis(500));
     check(paused(&keepers(t, "a")?), "a drained host takes a keeper")?;
     let at = boot_ns();
     say(t, "a", &["resume", "--all"])?.has(0, &[], &[])?;
-    let child = t.next_child(at, secs(3))?;
+    let child = t.next_child(at, secs(10))?;
     t.runs_on(&child, millis(500))?;
     // A stop while a changed keeper hands over: nothing is started anew.
     write(t, "a", &read(t, "a")?.replace("nice = 1\n", "nice = 2\n"))?;
     say(t, "a", &["reload"])?.has(0, &["~ oracle: nice\n"], &[])?;
     t.signal("a", Signal::SIGTERM)?;
-    let status = t.daemon("a")?.await_exit(secs(4))?;
+    let status = t.daemon("a")?.await_exit(secs(10))?;
     check(status.code() == Some(0), format!("a stop during a reload ended with {status}"))
 }
 
@@ -384,9 +396,8 @@ fn moves(t: &mut Trial) -> Step {
         let at = boot_ns();
         say(t, host, &["reload"])?.has(0, &["~ oracle: ttl, stop_timeout, restart_delay\n"], &[])?;
         if Trial::holder_of(&child) == host {
-            child = t.next_child(at, secs(4))?;
-            let history = t.daemon(host)?.keeper_status(KEEPER)?["history"].clone();
-            check(history[0]["reason"] == "reload", format!("why it ended here: {history}"))?;
+            child = t.next_child(at, secs(10))?;
+            t.status_shows(host, "why it ended here", |k| k["history"][0]["reason"] == "reload")?;
         }
         t.runs_on(&child, secs(1))?;
     }
@@ -394,6 +405,6 @@ fn moves(t: &mut Trial) -> Step {
     let text = read(t, idle)?;
     write(t, idle, without_keepers(&text))?;
     say(t, idle, &["reload"])?.has(0, &["- oracle\n"], &[])?;
-    until(t, idle, secs(3), "a standby is gone at once", BTreeMap::is_empty)?;
+    until(t, idle, secs(10), "a standby is gone", BTreeMap::is_empty)?;
     t.runs_on(&child, TTL)
 }

@@ -3,7 +3,7 @@
 use super::{Scenario, scenario};
 use crate::checker::Life;
 use crate::step::{Step, check};
-use crate::trial::{KEEPER, Setup, Trial, VALID, millis, secs};
+use crate::trial::{KEEPER, Setup, Trial, VALID, secs};
 use nix::sys::signal::Signal;
 
 pub const ALL: &[Scenario] = &[
@@ -69,7 +69,7 @@ fn late_nodes(t: &mut Trial) -> Step {
     check(t.is_running("a") && t.is_running("b"), "a daemon gave up because no node was there")?;
     let up = t.note("the nodes come");
     t.start_nodes()?;
-    let child = t.next_child(up, secs(4))?;
+    let child = t.next_child(up, secs(10))?;
     t.figure(format!("child {} after the nodes", crate::clock::ms(child.start - up)));
     t.runs_on(&child, secs(2))
 }
@@ -81,6 +81,6 @@ fn deaf_log(t: &mut Trial) -> Step {
     t.runs_on(&child, secs(6))?;
     t.random_moment();
     let at = t.signal(&Trial::holder_of(&child), Signal::SIGTERM)?;
-    let next = t.successor(&child, at, VALID + millis(500))?;
+    let next = t.successor(&child, at, VALID + secs(3))?;
     t.runs_on(&next, secs(1))
 }
