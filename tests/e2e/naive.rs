@@ -9,8 +9,6 @@ use std::process::{Child, Command, Stdio, exit};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const TTL_MS: &str = "2000";
-const TTL: Duration = Duration::from_secs(2);
 const EXTEND: &str =
     "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) end return 0";
 const RELEASE: &str =
@@ -40,6 +38,7 @@ struct Host {
     keeper: String,
     key: String,
     command: Vec<String>,
+    ttl: Duration,
     attempts: u64,
     value: String,
     token: u64,
@@ -56,7 +55,7 @@ pub fn main(args: &[String]) -> ! {
     loop {
         naive.attempts += 1;
         naive.value = format!("{}-{}", std::process::id(), naive.attempts);
-        if naive.quorum(&["SET", &naive.key, &naive.value, "NX", "PX", TTL_MS]) {
+        if naive.quorum(&["SET", &naive.key, &naive.value, "NX", "PX", &naive.ttl_ms()]) {
             naive.token += 1;
             eprintln!("elected, token {}", naive.token);
             naive.lead();
@@ -71,6 +70,7 @@ impl Host {
         let nodes = config.get("lock")?.get("nodes")?.as_array()?;
         let keeper = config.get("keeper")?.get(0)?;
         let command = keeper.get("command")?.as_array()?;
+        let ttl = config.get("lock")?.get("ttl")?.as_str()?.strip_suffix('s')?.parse().ok()?;
         let name = keeper.get("name")?.as_str()?;
         Some(Self {
             kind: Naive::Careless,
@@ -78,10 +78,15 @@ impl Host {
             keeper: name.into(),
             key: format!("redlock:{name}"),
             command: command.iter().filter_map(|w| w.as_str().map(str::to_owned)).collect(),
+            ttl: Duration::from_secs(ttl),
             attempts: 0,
             value: String::new(),
             token: 0,
         })
+    }
+
+    fn ttl_ms(&self) -> String {
+        self.ttl.as_millis().to_string()
     }
 
     fn quorum(&self, words: &[&str]) -> bool {
@@ -95,13 +100,14 @@ impl Host {
 
     fn lead(&self) {
         let Ok(mut child) = self.spawn() else { return };
-        let mut extend_at = Instant::now() + Duration::from_secs(1);
-        let mut valid_until = Instant::now() + TTL;
+        let mut extend_at = Instant::now() + self.ttl / 2;
+        let mut valid_until = Instant::now() + self.ttl;
         while matches!(child.try_wait(), Ok(None)) {
             if Instant::now() >= extend_at {
-                extend_at = Instant::now() + Duration::from_secs(1);
-                match (self.quorum(&["EVAL", EXTEND, "1", &self.key, &self.value, TTL_MS]), self.kind) {
-                    (true, _) => valid_until = Instant::now() + TTL,
+                extend_at = Instant::now() + self.ttl / 2;
+                match (self.quorum(&["EVAL", EXTEND, "1", &self.key, &self.value, &self.ttl_ms()]), self.kind)
+                {
+                    (true, _) => valid_until = Instant::now() + self.ttl,
                     (false, Naive::FromReply) => {}
                     (false, Naive::Careless) => break,
                 }

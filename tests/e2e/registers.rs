@@ -15,6 +15,8 @@ pub const SOCKET: &str = "registers.sock";
 #[derive(Clone, Debug)]
 pub struct Stale {
     pub at: u64,
+    /// When its child said that it wrote: before `at`, and on a busy machine long before.
+    pub written: u64,
     pub keeper: String,
     pub instance: String,
     pub token: u64,
@@ -83,6 +85,7 @@ impl Registers {
             if self.stale.len() < STALE_KEPT {
                 self.stale.push(Stale {
                     at,
+                    written: r.at,
                     keeper: r.keeper.clone(),
                     instance: r.instance.clone(),
                     token: r.token,
@@ -105,7 +108,8 @@ impl Registers {
     /// An older term may write to the plain register after a newer one where a whole host was frozen; what the fenced one takes
     /// never goes back, whatever was frozen.
     pub fn verdict(&self, judge: &Judge) -> Vec<Violation> {
-        let excused = |s: &&Stale| judge.excuses_instance(&s.instance, s.at);
+        let excused =
+            |s: &&Stale| [s.at, s.written].iter().any(|at| judge.excuses_instance(&s.instance, *at));
         let stale = self.stale.iter().filter(|s| !excused(s)).take(10).map(|s| Violation {
             fault: Fault::Stale,
             at: s.at,

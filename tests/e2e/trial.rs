@@ -32,9 +32,12 @@ pub const VALID: Duration = Duration::from_millis(1978);
 const PERIOD: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(2);
 /// For what must happen, and not soon.
-const LONG: Duration = Duration::from_secs(15);
+pub const LONG: Duration = Duration::from_secs(15);
 /// A guard that thaws finds its deadline gone and kills at once; on a busy machine its turn takes a while to come.
-const GUARD_WAKES: Duration = Duration::from_millis(250);
+const GUARD_WAKES: Duration = Duration::from_secs(1);
+/// What a hand-over may take that somebody was told of. Every lock has more left, as it is extended when half of its ttl is over: who
+/// waits for its end is later.
+pub const AT_ONCE: Duration = Duration::from_millis(900);
 
 pub const fn secs(s: u64) -> Duration {
     Duration::from_secs(s)
@@ -150,6 +153,8 @@ pub struct Trial {
     frozen: BTreeMap<String, Vec<i32>>,
     /// A lock may stand for the rest of its ttl after the stop: its holder could not release it.
     pub locks_may_linger: bool,
+    /// A daemon was killed: its guard released the lock on a quorum, and had no time for a node that was slow to answer.
+    killed: bool,
     /// A control: this trial passes if and only if the checker finds each of these.
     pub must_be_flagged: &'static [Fault],
 }
@@ -176,6 +181,7 @@ impl Trial {
             leaves: BTreeSet::new(),
             frozen: BTreeMap::new(),
             locks_may_linger: false,
+            killed: false,
             must_be_flagged: &[],
         })
     }
@@ -187,7 +193,24 @@ impl Trial {
         self.prepare(setup)?;
         self.start_nodes()?;
         self.start_all()?;
-        self.first_child()
+        let first = self.first_child()?;
+        if self.setup.naive.is_none() {
+            self.all_know_their_role()?;
+        }
+        Ok(first)
+    }
+
+    /// A child runs before its own daemon says so, and before the others have seen that, or have begun at all.
+    fn all_know_their_role(&mut self) -> Step {
+        for host in self.setup.hosts.clone() {
+            self.status_shows(host, "what its role is", |keeper| match keeper["role"].as_str() {
+                Some("leader") => !keeper["pid"].is_null(),
+                Some("standby") => !keeper["holder"].is_null(),
+                Some("candidate") | None => false,
+                Some(_) => true,
+            })?;
+        }
+        Ok(())
     }
 
     /// What a daemon has logged so far.
@@ -427,6 +450,7 @@ impl Trial {
     }
 
     pub fn signal(&mut self, host: &str, signal: Signal) -> Step<u64> {
+        self.killed |= signal == Signal::SIGKILL;
         self.note(format!("{signal} to daemon {host}"));
         Ok(self.daemon(host)?.signal(signal))
     }
@@ -489,7 +513,29 @@ impl Trial {
         Ok(())
     }
 
-    /// The children first and the guards so much later: the worst order there is.
+    /// The children of a frozen host alone, until one has written beside its successor: the worst order there is.
+    pub fn wake_children(&mut self, host: &str) -> Step {
+        let stale = self.registers().map_or(0, |r| r.stale_count);
+        let at = self.note(format!("thaw the children of {host}"));
+        let guards = procs::children_of(self.daemon(host)?.pid());
+        let frozen = self.frozen.get(host).into_iter().flatten();
+        for pid in frozen.skip(1).filter(|pid| !guards.contains(pid)) {
+            kill(Pid::from_raw(*pid), Signal::SIGCONT).ok();
+        }
+        let ticks =
+            |r: &&Record| r.at > at && r.event == Event::Tick && r.instance.split('.').next() == Some(host);
+        // A write that finds no room in the registers' queue is lost: the next one comes.
+        while self.registers().is_some_and(|r| r.stale_count == stale)
+            || !self.witness.records().iter().rev().take(5000).any(|r| ticks(&r))
+        {
+            check(boot_ns() < at + nanos(LONG), format!("no child of {host} woke up and wrote"))?;
+            self.pause(GLANCE);
+            self.witness.look()?;
+        }
+        Ok(())
+    }
+
+    /// The children first and the guards so much later.
     pub fn thaw_host(&mut self, host: &str, lead: Duration) {
         let Some(frozen) = self.frozen.remove(host) else { return };
         let guards = self.daemon(host).map(|d| procs::children_of(d.pid())).unwrap_or_default();
@@ -607,7 +653,7 @@ impl Trial {
         Ok(())
     }
 
-    /// The child, cut off at `cut`, gave its last sign of life before its lease ran out; prints how soon.
+    /// The child, cut off at `cut` at the latest, gave its last sign of life before its lease ran out; prints how soon.
     pub fn died_with_its_lease(&mut self, child: &Life, cut: u64) -> Step {
         let life = self.life(&child.instance)?;
         self.figure(format!("old tree dead after {}", ms(life.end.saturating_sub(cut))));
@@ -663,6 +709,7 @@ impl Trial {
         }
         self.heal();
         self.locks_have_an_expiry()?;
+        self.no_vote_is_left_behind()?;
         self.stop_legacies()?;
         self.stop_daemons()?;
         self.locks_are_gone()?;
@@ -685,6 +732,28 @@ impl Trial {
             for key in node.keys("redlock:*")? {
                 node.expires_at(&key)?;
             }
+        }
+        Ok(())
+    }
+
+    /// After a kill each lock is one holder's on all nodes, or nobody's, at the latest when a vote left behind has expired and is
+    /// repaired. If not, what is left after the stop will be complained of.
+    fn no_vote_is_left_behind(&mut self) -> Step {
+        let end = boot_ns() + nanos(LONG);
+        while self.killed && !self.locks_may_linger && boot_ns() < end {
+            let mut holders: BTreeMap<String, BTreeSet<Option<String>>> = BTreeMap::new();
+            let serving = || self.nodes.iter().filter(|n| n.serves());
+            for asked in serving() {
+                for key in asked.keys("redlock:*")? {
+                    for node in serving() {
+                        holders.entry(key.clone()).or_default().insert(node.get(&key)?);
+                    }
+                }
+            }
+            if holders.values().all(|values| values.len() == 1) {
+                break;
+            }
+            self.pause(millis(20));
         }
         Ok(())
     }
@@ -792,8 +861,16 @@ impl Trial {
     }
 
     fn flagged(&mut self) -> Step {
-        self.witness.look()?;
-        let found = self.findings();
+        // The witnesses write down what they see when it is their turn.
+        let end = boot_ns() + nanos(LONG);
+        let mut found = Vec::new();
+        while boot_ns() < end
+            && !self.must_be_flagged.iter().all(|fault| found.iter().any(|v: &Violation| v.fault == *fault))
+        {
+            self.pause(GLANCE);
+            self.witness.look()?;
+            found = self.findings();
+        }
         let overlap = worst_overlap(&self.witness.judge.lives());
         let mut kinds: Vec<String> = found.iter().map(|v| format!("{:?}", v.fault)).collect();
         kinds.dedup();

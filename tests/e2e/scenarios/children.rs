@@ -1,6 +1,7 @@
 //! Children that misbehave.
 
 use super::{Scenario, scenario};
+use crate::checker::Life;
 use crate::clock::{boot_ns, nanos};
 use crate::step::{Step, check, failure};
 use crate::trial::{KEEPER, Setup, Trial, millis, secs};
@@ -39,6 +40,7 @@ pub const ALL: &[Scenario] = &[
     ),
 ];
 
+const COOLDOWN: u64 = 1_000_000_000;
 const QUICK_TO_GIVE_UP: &str = "restart_delay = \"50ms\"\nrestart_delay_max = \"100ms\"\n\
     give_up_after = 3\ngive_up_window = \"1m\"\ncooldown = \"1s\"";
 
@@ -62,19 +64,31 @@ fn crash_restart(t: &mut Trial) -> Step {
 fn crash_loop(t: &mut Trial) -> Step {
     let child = vec!["--crash", "0", "7"];
     t.begin(Setup { child, keeper_lines: QUICK_TO_GIVE_UP, ..Setup::default() })?;
-    t.pause(secs(6));
-    t.witness.look()?;
-    let lives = t.witness.lives(KEEPER);
-    let mut starts_of_term: BTreeMap<u64, usize> = BTreeMap::new();
-    lives.iter().for_each(|l| *starts_of_term.entry(l.token).or_default() += 1);
+    t.pause(secs(5));
+    let end = boot_ns() + nanos(secs(20));
+    let mut lives;
+    let mut starts_of_term: BTreeMap<u64, usize>;
+    loop {
+        t.witness.look()?;
+        lives = t.witness.lives(KEEPER);
+        starts_of_term = BTreeMap::new();
+        lives.iter().for_each(|l| *starts_of_term.entry(l.token).or_default() += 1);
+        if starts_of_term.len() > 4 {
+            break;
+        }
+        check(boot_ns() < end, format!("only {} terms were begun", starts_of_term.len()))?;
+        t.pause(millis(10));
+    }
     t.figure(format!("starts per term {:?}", starts_of_term.values().collect::<Vec<_>>()));
     let last = starts_of_term.keys().next_back().copied();
     let complete: Vec<usize> =
         starts_of_term.iter().filter(|(k, _)| Some(**k) != last).map(|(_, n)| *n).collect();
-    check(complete.len() >= 3, "fewer than three terms were given up in 6 s")?;
     check(complete.iter().all(|n| *n == 3), "give_up_after = 3 means three starts")?;
-    let turns = lives.windows(2).all(|w| w[0].token == w[1].token || w[0].host != w[1].host);
-    check(turns, "a host in cooldown stood again before the other had its turn")
+    // The other may have been slow to take its turn: then it is open to both again.
+    let cooled = |w: &[Life]| w[0].host != w[1].host || w[1].start >= w[0].end + COOLDOWN;
+    let turns = lives.windows(2).all(|w| w[0].token == w[1].token || cooled(w));
+    check(turns, "a host in cooldown stood again before the other had its turn")?;
+    check(lives.iter().any(|l| l.host != lives[0].host), "the other host never had its turn")
 }
 
 fn crash_loop_one_host(t: &mut Trial) -> Step {
@@ -84,7 +98,7 @@ fn crash_loop_one_host(t: &mut Trial) -> Step {
     t.start("a")?;
     let first = t.first_child()?;
     t.start("b")?;
-    let healthy = t.successor(&first, first.start, secs(3))?;
+    let healthy = t.successor(&first, first.start, secs(10))?;
     t.runs_on(&healthy, secs(4))
 }
 
@@ -93,13 +107,12 @@ fn no_such_command(t: &mut Trial) -> Step {
     t.prepare(Setup { command_of, keeper_lines: QUICK_TO_GIVE_UP, ..Setup::default() })?;
     t.start_nodes()?;
     t.start("a")?;
+    t.log_says("a", "/nonexistent/keeper")?;
     t.random_moment();
-    t.pause(millis(300));
     let at = boot_ns();
     t.start("b")?;
-    let healthy = t.successor_of_host("a", at, secs(3))?;
-    t.runs_on(&healthy, secs(4))?;
-    t.log_says("a", "/nonexistent/keeper")
+    let healthy = t.successor_of_host("a", at, secs(10))?;
+    t.runs_on(&healthy, secs(4))
 }
 
 fn no_such_command_anywhere(t: &mut Trial) -> Step {
@@ -108,9 +121,12 @@ fn no_such_command_anywhere(t: &mut Trial) -> Step {
     t.prepare(Setup { command_of, keeper_lines: QUICK_TO_GIVE_UP, ..Setup::default() })?;
     t.start_nodes()?;
     t.start_all()?;
-    let end = boot_ns() + nanos(secs(5));
-    let mut cooled: BTreeMap<&str, u32> = BTreeMap::new();
-    while boot_ns() < end {
+    let begun = boot_ns();
+    let mut cooled = BTreeMap::from([("a", 0), ("b", 0)]);
+    let waits = |cooled: &BTreeMap<&str, u32>| {
+        cooled.values().any(|n| *n == 0) && boot_ns() < begun + nanos(secs(20))
+    };
+    while boot_ns() < begun + nanos(secs(5)) || waits(&cooled) {
         for host in ["a", "b"] {
             check(t.is_running(host), format!("daemon {host} is gone"))?;
             let cools = t.daemon(host)?.keeper_status(KEEPER).is_ok_and(|s| s["role"] == "cooldown");

@@ -5,6 +5,7 @@ use crate::clock::boot_ns;
 use crate::step::{Step, check};
 use crate::trial::{KEEPER, Setup, Trial, millis, secs};
 use nix::sys::signal::Signal;
+use std::time::Duration;
 
 pub const ALL: &[Scenario] = &[
     scenario(
@@ -21,6 +22,9 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario("local_commands", "the same commands on one host with a local lock, and every exit code", local),
 ];
+
+/// The command has returned: what it was for has happened, or is about to.
+const SEEN: Duration = secs(10);
 
 /// What a command of the program came to.
 pub(super) struct Said {
@@ -62,7 +66,7 @@ fn step_down(t: &mut Trial) -> Step {
     let at = boot_ns();
     let said = say(t, &holder, &["step-down", KEEPER])?;
     said.is(0, &format!("{KEEPER}: standby; it runs on {}", other(&holder)), "")?;
-    let new = t.successor(&old, at, secs(2))?;
+    let new = t.successor(&old, at, SEEN)?;
     t.runs_on(&new, secs(1))
 }
 
@@ -71,15 +75,15 @@ fn pause(t: &mut Trial) -> Step {
     let (holder, peer) = (Trial::holder_of(&old), other(&Trial::holder_of(&old)));
     let at = boot_ns();
     say(t, &holder, &["stop", KEEPER])?.is(0, &format!("{KEEPER}: paused; it runs on {peer}"), "")?;
-    let new = t.successor(&old, at, secs(2))?;
+    let new = t.successor(&old, at, SEEN)?;
     t.signal(peer, Signal::SIGTERM)?;
-    t.daemon(peer)?.await_exit(secs(2))?;
+    t.daemon(peer)?.await_exit(SEEN)?;
     let alone = boot_ns();
     t.pause(secs(1));
     check(t.daemon(&holder)?.keeper_status(KEEPER)?["role"] == "paused", "a pause ended by itself")?;
     let resumed = say(t, &holder, &["start", KEEPER, "--json"])?;
     resumed.is(0, "\"keepers\"", "")?;
-    let again = t.next_child(alone, secs(2))?;
+    let again = t.next_child(alone, SEEN)?;
     check(again.host == old.host && again.token > new.token, "who else could have it")?;
     t.runs_on(&again, millis(500))
 }
@@ -90,7 +94,7 @@ fn restart(t: &mut Trial) -> Step {
     say(t, other(&holder), &["restart", KEEPER])?.is(1, "", "nothing to restart")?;
     let at = boot_ns();
     say(t, &holder, &["restart", KEEPER])?.is(0, &format!("{KEEPER}: leader; it runs here (pid "), "")?;
-    let new = t.next_child(at, secs(1))?;
+    let new = t.next_child(at, SEEN)?;
     check(new.host == old.host && new.token == old.token, "the restart ended the term")?;
     t.runs_on(&new, millis(500))
 }
@@ -101,24 +105,30 @@ const MANY: [&str; 20] = [
 ];
 
 fn drain(t: &mut Trial) -> Step {
-    let old = t.begin(Setup { keepers: MANY.to_vec(), ..Setup::default() })?;
+    // So many children and guards are a load of their own: leases must outlast it.
+    let (ttl, child) = ("6s", vec!["--tick", "20"]);
+    let old = t.begin(Setup { keepers: MANY.to_vec(), ttl, child, ..Setup::default() })?;
     let holder = Trial::holder_of(&old);
     let peer = other(&holder);
     let at = boot_ns();
     let said = say(t, &holder, &["drain"])?;
     said.is(0, &format!("{KEEPER}: paused; it runs on {peer}"), "")?;
     check(said.stdout.lines().count() == MANY.len(), format!("not all are told of: {}", said.stdout))?;
-    check(t.daemon(&holder)?.guards().is_empty(), "a guard is left after the drain")?;
-    let new = t.successor(&old, at, secs(2))?;
+    // They have nothing left to guard, and end when it is their turn.
+    t.until("no guard is left after the drain", |t| Ok(t.daemon(&holder)?.guards().is_empty()))?;
+    let new = t.successor(&old, at, SEEN)?;
     t.runs_on(&new, secs(1))?;
     say(t, &holder, &["resume", "--all"])?.is(0, &format!("{KEEPER}: standby"), "")?;
-    t.signal(peer, Signal::SIGKILL)?;
-    let back = t.successor(&new, boot_ns(), secs(4))?;
+    let at = t.signal(peer, Signal::SIGKILL)?;
+    let back = t.successor(&new, at, SEEN)?;
     t.runs_on(&back, millis(500))
 }
 
 fn local(t: &mut Trial) -> Step {
-    let setup = Setup { hosts: vec!["a"], nodes: 0, child: vec!["--ignore-term"], ..Setup::default() };
+    // So that a command's millisecond is over long before the child is killed.
+    let (ttl, keeper_lines) = ("6s", "stop_timeout = \"800ms\"");
+    let child = vec!["--ignore-term"];
+    let setup = Setup { hosts: vec!["a"], nodes: 0, child, ttl, keeper_lines, ..Setup::default() };
     let first = t.begin(setup)?;
     say(t, "a", &["step-down", "nobody"])?.is(4, "", "keeperd status lists them")?;
     say(t, "a", &["step-down"])?.is(64, "", "Usage")?;
@@ -129,14 +139,14 @@ fn local(t: &mut Trial) -> Step {
     say(t, "a", &["step-down", KEEPER])?.is(1, "", "nothing to hand over")?;
     let at = boot_ns();
     say(t, "a", &["resume", "--all"])?.is(0, KEEPER, "")?;
-    let second = t.next_child(at, secs(2))?;
+    let second = t.next_child(at, SEEN)?;
     let at = boot_ns();
     say(t, "a", &["restart", KEEPER])?.is(0, "leader", "")?;
-    let third = t.next_child(at, secs(2))?;
+    let third = t.next_child(at, SEEN)?;
     check(third.token == second.token, "the restart ended the term")?;
     say(t, "a", &["drain", "--timeout", "1ms"])?.is(1, "", "not done after 1ms")?;
     t.signal("a", Signal::SIGTERM)?;
-    t.daemon("a")?.await_exit(secs(3))?;
+    t.daemon("a")?.await_exit(SEEN)?;
     for command in [&["status"][..], &["drain"], &["restart", KEEPER], &["logs", KEEPER]] {
         say(t, "a", command)?.is(3, "", "is it running?")?;
     }

@@ -9,9 +9,10 @@ use crate::clock::{boot_ns, nanos};
 use crate::naive::Naive;
 use crate::proxy::Mode;
 use crate::step::{Step, check, failure};
-use crate::trial::{KEEPER, Setup, TTL, Trial, millis, secs};
+use crate::trial::{KEEPER, LONG, Setup, TTL, Trial, millis, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::time::Duration;
 
 pub const ALL: &[Scenario] = &[
     scenario(
@@ -58,7 +59,7 @@ fn naive(t: &mut Trial, faults: &'static [Fault], child: &[&'static str]) -> Ste
 
 /// Two holders, for as long as it takes to be seen.
 fn let_it_happen(t: &mut Trial, first: &Life) -> Step {
-    t.successor(first, first.start.saturating_sub(1_000_000_000), 2 * TTL)?;
+    t.successor(first, first.start.saturating_sub(1_000_000_000), LONG)?;
     t.pause(secs(1));
     Ok(())
 }
@@ -84,10 +85,10 @@ fn sigkill(t: &mut Trial) -> Step {
 }
 
 fn nodes_empty(t: &mut Trial) -> Step {
-    let first = naive(t, &[Fault::Overlap], &[])?;
-    // It extends every second: well after one and before the next, so that it cannot notice in time by luck.
-    let moment = first.start + 1_100_000_000 + t.chance.below(500_000_000);
-    t.pause(std::time::Duration::from_nanos(moment.saturating_sub(crate::clock::boot_ns())));
+    t.must_be_flagged = &[Fault::Overlap];
+    // It extends after three seconds: long after this, so that it cannot notice in time by luck.
+    let first = t.begin(Setup { naive: Some(Naive::Careless), ttl: "6s", ..Setup::default() })?;
+    t.random_moment();
     for name in t.node_names() {
         t.note(format!("restart redis-{name} empty"));
         t.restart_node_empty(name)?;
@@ -102,7 +103,7 @@ fn grandchild(t: &mut Trial) -> Step {
         node.ask(&["SET", &Trial::lock_key(), "somebody else", "PX", "1500"])?;
     }
     let since = first.start + 1;
-    t.next_child(since, 2 * TTL)?;
+    t.next_child(since, LONG)?;
     t.pause(secs(1));
     Ok(())
 }
@@ -116,21 +117,22 @@ fn token(t: &mut Trial) -> Step {
 /// Answers take a while, so the daemon's idea of its lease is later than the nodes'. Then its links are cut.
 fn from_reply(t: &mut Trial) -> Step {
     t.must_be_flagged = &[Fault::Overlap];
-    let first = t.begin(Setup { naive: Some(Naive::FromReply), proxied: true, ..Setup::default() })?;
+    // Its rounds are three seconds apart and take 1.8: time enough to cut it off between two.
+    let setup = Setup { naive: Some(Naive::FromReply), ttl: "6s", proxied: true, ..Setup::default() };
+    let first = t.begin(setup)?;
     let host = Trial::holder_of(&first);
-    t.set_links(&host, Mode::Delay(millis(150)));
-    t.pause(secs(3));
+    t.set_links(&host, Mode::Delay(millis(300)));
     // It asks one node after the other: cut off when the last has extended and has answered, it believes in the most.
     let last = t.node_names().into_iter().max().unwrap_or('A');
     let old = t.node(last).expires_at(&Trial::lock_key())?;
-    let end = boot_ns() + nanos(secs(3));
+    let end = boot_ns() + nanos(LONG);
     while t.node(last).expires_at(&Trial::lock_key())? < old.map(|old| old + nanos(millis(500))) {
         check(boot_ns() < end, "the naive daemon does not extend")?;
         t.pause(millis(2));
     }
-    t.pause(millis(250));
+    t.pause(millis(350));
     let at = t.set_links(&host, Mode::Refuse);
-    t.successor(&first, at, 2 * TTL)?;
+    t.successor(&first, at, LONG)?;
     t.pause(secs(1));
     Ok(())
 }
@@ -181,7 +183,7 @@ fn plain_register(t: &mut Trial) -> Step {
     t.random_moment();
     t.freeze_host(&host, false)?;
     let_it_happen(t, &first)?;
-    t.thaw_host(&host, millis(100));
-    t.pause(millis(500));
+    t.wake_children(&host)?;
+    t.thaw_host(&host, Duration::ZERO);
     Ok(())
 }

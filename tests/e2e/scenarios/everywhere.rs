@@ -4,7 +4,7 @@ use super::commands::{other, say};
 use super::{Scenario, scenario};
 use crate::clock::{boot_ns, nanos};
 use crate::step::{Step, check};
-use crate::trial::{KEEPER, Setup, TTL, Trial, millis, secs};
+use crate::trial::{KEEPER, LONG, Setup, TTL, Trial, millis, secs};
 use nix::sys::signal::Signal;
 
 pub const ALL: &[Scenario] = &[
@@ -34,7 +34,7 @@ fn is_paused(t: &mut Trial, host: &str) -> Step<bool> {
 }
 
 fn all_are_paused(t: &mut Trial, hosts: &[&str]) -> Step {
-    let end = boot_ns() + nanos(secs(3));
+    let end = boot_ns() + nanos(LONG);
     for host in hosts {
         // A daemon that has just begun has no control socket yet.
         while !is_paused(t, host).unwrap_or(false) {
@@ -70,7 +70,7 @@ fn pause(t: &mut Trial) -> Step {
     t.restart_node_empty('B')?;
     for host in HOSTS {
         t.signal(host, Signal::SIGTERM)?;
-        t.daemon(host)?.await_exit(secs(3))?;
+        t.daemon(host)?.await_exit(LONG)?;
     }
     HOSTS.into_iter().try_for_each(|host| t.start(host))?;
     all_are_paused(t, &HOSTS)?;
@@ -78,7 +78,7 @@ fn pause(t: &mut Trial) -> Step {
     all_are_paused(t, &HOSTS)?;
     let at = boot_ns();
     say(t, "c", &["resume", KEEPER, "--everywhere"])?.is(0, "not paused everywhere; held by", "")?;
-    let new = t.next_child(at, secs(2))?;
+    let new = t.next_child(at, LONG)?;
     check(new.token > old.token, "the token did not grow")?;
     t.runs_on(&new, millis(500))
 }
@@ -91,11 +91,11 @@ fn unlock_living(t: &mut Trial) -> Step {
     t.runs_on(&first, millis(300))?;
     let at = boot_ns();
     say(t, peer, &["unlock", KEEPER, "--force"])?.is(0, &format!("{KEEPER}: unlocked"), "")?;
-    let second = t.successor(&first, at, secs(3))?;
+    let second = t.successor(&first, at, LONG)?;
     t.held_by_all()?;
     let at = t.signal(peer, Signal::SIGSTOP)?;
     say(t, &holder, &["unlock", KEEPER, "--force"])?.is(0, &format!("taken from {peer}"), "")?;
-    let third = t.successor(&second, at, TTL + secs(2))?;
+    let third = t.successor(&second, at, LONG)?;
     t.signal(peer, Signal::SIGCONT)?;
     t.runs_on(&third, secs(1))
 }
@@ -104,7 +104,7 @@ fn unlock_stuck(t: &mut Trial) -> Step {
     let first = t.begin(Setup { hosts: vec!["a"], ..Setup::default() })?;
     t.held_by_all()?;
     t.signal("a", Signal::SIGTERM)?;
-    t.daemon("a")?.await_exit(secs(3))?;
+    t.daemon("a")?.await_exit(LONG)?;
     // As it was left by a holder that died, and by somebody who took away its end.
     let (lock, value) = (Trial::lock_key(), "00000000000000000000000000000007");
     let side = |what: &str| format!("keeperd:{what}:{{{lock}}}");
@@ -115,13 +115,13 @@ fn unlock_stuck(t: &mut Trial) -> Step {
         node.ask(&["HSET", &side("fence"), "l", value, "host", "gone", "pid", "1", "ttl", "2000"])?;
     }
     t.start("a")?;
+    t.status_shows("a", "the lock is seen", |keeper| keeper["holder"]["host"] == "gone")?;
     t.pause(secs(1));
-    check(t.daemon("a")?.keeper_status(KEEPER)?["holder"]["host"] == "gone", "the lock is not seen")?;
     let at = boot_ns();
     let said = say(t, "a", &["unlock", KEEPER])?;
     said.is(0, "taken from gone (keeperd's pid 1)", "")?;
     check(said.stdout.lines().count() == 4, format!("not each node is told of: {}", said.stdout))?;
-    let second = t.next_child(at, secs(5))?;
+    let second = t.next_child(at, LONG)?;
     check(second.token > first.token, "the token did not grow")?;
     t.runs_on(&second, millis(500))?;
     say(t, "a", &["unlock", "nothing"])?.is(0, "nothing to unlock", "")

@@ -3,7 +3,7 @@
 use super::{Scenario, scenario};
 use crate::clock::ms;
 use crate::step::{Step, check, failure, skipped};
-use crate::trial::{KEEPER, Setup, TTL, Trial, secs};
+use crate::trial::{KEEPER, LONG, Setup, TTL, Trial, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn freeze_guard(t: &mut Trial, cgroup: bool) -> Step {
 fn reserve(t: &mut Trial, standby: &str) -> Step<i32> {
     for _ in 0..1000 {
         if let [reserve] = &t.daemon(standby)?.reserves()[..] {
-            t.pause(Duration::from_millis(300));
+            t.pause(secs(1));
             return Ok(reserve.pid);
         }
         t.pause(Duration::from_millis(10));
@@ -107,7 +107,7 @@ fn reserve_taken(t: &mut Trial) -> Step {
             }
         }
         let at = t.signal(&holder, Signal::SIGTERM)?;
-        let new = t.successor(&old, at, secs(1))?;
+        let new = t.successor(&old, at, LONG)?;
         let guard = t.daemon(standby)?.guard(KEEPER)?.pid;
         check(
             killed != (guard == reserve),
@@ -115,7 +115,7 @@ fn reserve_taken(t: &mut Trial) -> Step {
         )?;
         check(t.daemon(standby)?.reserves().is_empty(), "another in reserve")?;
         t.runs_on(&new, secs(1))?;
-        t.daemon(&holder)?.await_exit(secs(5))?;
+        t.daemon(&holder)?.await_exit(LONG)?;
         t.start(&holder)?;
         old = new;
     }
@@ -130,7 +130,7 @@ fn reserve_frozen(t: &mut Trial) -> Step {
     t.note(format!("SIGSTOP to the guard in reserve {reserve}"));
     kill(Pid::from_raw(reserve), Signal::SIGSTOP)?;
     let at = t.signal(&holder, Signal::SIGTERM)?;
-    let new = t.successor(&old, at, TTL + secs(3))?;
+    let new = t.successor(&old, at, LONG)?;
     t.figure(format!("next child after {}", ms(new.start - at)));
     check(t.daemon(standby)?.guard(KEEPER)?.pid != reserve, "a frozen guard is armed")?;
     t.runs_on(&new, secs(1))
@@ -142,6 +142,6 @@ fn leaf_is_removed(t: &mut Trial) -> Step {
     check(t.has_leaf(&old)?, "the child is not in a leaf of its own")?;
     t.random_moment();
     let at = t.signal(&Trial::holder_of(&old), Signal::SIGTERM)?;
-    let new = t.successor(&old, at, secs(1))?;
+    let new = t.successor(&old, at, LONG)?;
     check(t.has_leaf(&new)?, "the next child is not in a leaf of its own")
 }

@@ -76,11 +76,11 @@ fn restarted(
     check(old.end < new.start, "the next child started beside the last one")?;
     t.figure(format!("next child after {}", ms(new.start - since)));
     let host = Trial::holder_of(&new);
-    let status = t.daemon(&host)?.keeper_status(KEEPER)?;
-    check(status["restarts"].as_u64() >= Some(1), format!("restarts are not counted: {status}"))?;
-    check(status["last_exit"]["reason"] == "health", format!("not the reason of the end: {status}"))?;
-    let reason = status["last_change"]["reason"].as_str().unwrap_or_default().to_owned();
-    check(reason.contains(why), format!("{reason:?} does not say {why:?}"))?;
+    t.status_shows(&host, &format!("a restart, because of its health, {why:?}"), |status| {
+        status["restarts"].as_u64() >= Some(1)
+            && status["last_exit"]["reason"] == "health"
+            && status["last_change"]["reason"].as_str().is_some_and(|reason| reason.contains(why))
+    })?;
     Ok(new)
 }
 
@@ -100,7 +100,7 @@ fn command(t: &mut Trial) -> Step {
 
 fn gives_up(t: &mut Trial) -> Step {
     let sick = format!(
-        "health = {{ command = [\"sh\", \"-c\", \"! test -e sick-{HOST}\"], interval = \"100ms\", failures = 2 }}"
+        "health = {{ command = [\"sh\", \"-c\", \"! test -e sick-{HOST}\"], interval = \"300ms\", failures = 2 }}"
     );
     let old = t.begin(Setup { keeper_lines: lines(&sick), ..Setup::default() })?;
     let host = Trial::holder_of(&old);
@@ -206,11 +206,10 @@ fn standby(t: &mut Trial) -> Step {
     t.witness.look()?;
     check(t.witness.lives(KEEPER).is_empty(), "an unfit host has won")?;
     for host in ["a", "b"] {
-        let status = t.daemon(host)?.keeper_status(KEEPER)?;
-        let reason = status["last_change"]["reason"].as_str().unwrap_or_default();
-        let told =
-            status["role"] == "standby" && reason.contains("not fit to run it: health: sh: exit code 1");
-        check(told, format!("status of {host} does not say why it stands by: {status}"))?;
+        t.status_shows(host, "why it stands by", |status| {
+            let reason = status["last_change"]["reason"].as_str().unwrap_or_default();
+            status["role"] == "standby" && reason.contains("not fit to run it: health: sh: exit code 1")
+        })?;
     }
     let at = create(t, "fit-b")?;
     let first = t.next_child(at, secs(5))?;

@@ -4,7 +4,7 @@ use super::{Scenario, scenario};
 use crate::checker::Life;
 use crate::clock::{boot_ns, ms, nanos};
 use crate::step::{Step, check, failure};
-use crate::trial::{KEEPER, Setup, Trial, millis, secs};
+use crate::trial::{AT_ONCE, KEEPER, LONG, Setup, Trial, millis, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::Duration;
@@ -94,20 +94,22 @@ fn log_says(t: &mut Trial, child: &Life, words: &str) -> Step {
 
 fn told(t: &mut Trial) -> Step {
     let keeper_lines = lines(t, "");
-    let old = t.begin(Setup { keeper_lines, child: vec!["--linger", "100"], ..Setup::default() })?;
-    let acquired = wait_for(t, "on_acquired", old.token, secs(2))?;
+    // It has a second to end by itself.
+    let (ttl, child) = ("6s", vec!["--linger", "100"]);
+    let old = t.begin(Setup { keeper_lines, child, ttl, ..Setup::default() })?;
+    let acquired = wait_for(t, "on_acquired", old.token, LONG)?;
     check(acquired.keeper == KEEPER && acquired.reason == "won", format!("{acquired:?}"))?;
     t.random_moment();
     let at = t.signal(&Trial::holder_of(&old), Signal::SIGTERM)?;
-    let new = t.successor(&old, at, secs(2))?;
-    let lost = wait_for(t, "on_lost", old.token, secs(2))?;
+    let new = t.successor(&old, at, LONG)?;
+    let lost = wait_for(t, "on_lost", old.token, LONG)?;
     check(lost.reason == "stop" && lost.code == "0" && lost.signal == "-", format!("{lost:?}"))?;
     let old = t.life(&old.instance)?;
     check(
         lost.at > old.end,
         format!("on_lost ran {} before the child was dead", ms(old.end.saturating_sub(lost.at))),
     )?;
-    wait_for(t, "on_acquired", new.token, secs(2))?;
+    wait_for(t, "on_acquired", new.token, LONG)?;
     log_says(t, &old, "on_lost | told")?;
     t.figure(format!("on_lost {} after the child's end", ms(lost.at - old.end)));
     t.runs_on(&new, secs(1))
@@ -118,14 +120,14 @@ fn crash(t: &mut Trial) -> Step {
     let keeper_lines = lines(t, rules);
     let old = t.begin(Setup { keeper_lines, ..Setup::default() })?;
     kill(Pid::from_raw(old.pid), Signal::SIGABRT)?;
-    let again = t.next_child(old.end + 1, secs(2))?;
+    let again = t.next_child(old.end + 1, LONG)?;
     check(again.token == old.token, "a restart within the term")?;
     let early = told_so_far(t).iter().any(|told| told.hook == "on_lost");
     check(!early, "on_lost ran for a restart within the term")?;
     kill(Pid::from_raw(again.pid), Signal::SIGKILL)?;
-    let lost = wait_for(t, "on_lost", old.token, secs(2))?;
+    let lost = wait_for(t, "on_lost", old.token, LONG)?;
     check(lost.reason == "give_up" && lost.signal == "9" && lost.code == "-", format!("{lost:?}"))?;
-    let new = t.successor(&old, lost.at.min(boot_ns()) - nanos(secs(1)), secs(2))?;
+    let new = t.successor(&old, lost.at.min(boot_ns()) - nanos(secs(1)), LONG)?;
     t.runs_on(&new, secs(1))
 }
 
@@ -136,12 +138,12 @@ fn hang(t: &mut Trial) -> Step {
     t.runs_on(&old, secs(2))?;
     log_says(t, &old, "hook failed: not done after 300ms")?;
     let at = t.signal(&Trial::holder_of(&old), Signal::SIGTERM)?;
-    let new = t.successor(&old, at, millis(500))?;
+    let new = t.successor(&old, at, AT_ONCE)?;
     t.figure(format!("next child after {}", ms(new.start - at)));
     // Now both hooks of the new term hang while its lease is cut short.
     let at = t.signal(&Trial::holder_of(&new), Signal::SIGKILL)?;
     t.start(&Trial::holder_of(&old))?;
-    let third = t.successor(&new, at, secs(3))?;
+    let third = t.successor(&new, at, LONG)?;
     t.runs_on(&third, secs(1))
 }
 
@@ -153,7 +155,7 @@ fn fail(t: &mut Trial) -> Step {
     log_says(t, &old, "hook failed: exit code 3")?;
     log_says(t, &old, "on_acquired ! oops")?;
     let at = t.signal(&Trial::holder_of(&old), Signal::SIGTERM)?;
-    let new = t.successor(&old, at, millis(500))?;
+    let new = t.successor(&old, at, AT_ONCE)?;
     t.runs_on(&new, secs(1))?;
     log_says(t, &old, "hook failed: not started: exec")
 }

@@ -2,7 +2,7 @@
 
 use super::nodes::quarantined;
 use super::{Scenario, scenario};
-use crate::clock::ms;
+use crate::clock::{boot_ns, ms};
 use crate::step::{Step, check};
 use crate::trial::{QUARANTINE, Setup, TTL, Trial, millis, secs};
 use nix::sys::signal::Signal;
@@ -25,7 +25,8 @@ pub const ALL: &[Scenario] = &[
         delete_all(t, Setup::default())
     }),
     scenario("delete_all_lingering", "the same, and the child takes 200 ms to stop", |t| {
-        delete_all(t, Setup { child: vec!["--linger", "200"], ..Setup::default() })
+        // And would have a second.
+        delete_all(t, Setup { child: vec!["--linger", "200"], ttl: "6s", ..Setup::default() })
     }),
 ];
 
@@ -52,7 +53,8 @@ fn flush_frozen_holder(t: &mut Trial) -> Step {
     let old = t.begin(quarantined())?;
     let holder = Trial::holder_of(&old);
     t.random_moment();
-    let frozen = t.signal(&holder, Signal::SIGSTOP)?;
+    t.signal(&holder, Signal::SIGSTOP)?;
+    let frozen = boot_ns();
     let at = t.note("FLUSHALL on A and B, start daemon c");
     t.node('A').ask(&["FLUSHALL"])?;
     t.node('B').ask(&["FLUSHALL"])?;
