@@ -58,7 +58,7 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// Nobody obeys sooner than he gets his turn on a busy machine.
-const RULES: &str = "stop_timeout = \"1500ms\"\nrestart_delay = \"50ms\"\nrestart_delay_max = \"100ms\"\ngive_up_window = \"1h\"\ncooldown = \"1s\"";
+const RULES: &str = "stop_timeout = \"1s\"\nrestart_delay = \"50ms\"\nrestart_delay_max = \"100ms\"\ngive_up_window = \"1h\"\ncooldown = \"1s\"";
 const PATIENT: &str = "give_up_after = 100";
 /// A script that says nothing for so long hangs. Python and Node may take half of it to start on a busy machine.
 const SPEAKS: &str = "health = { max_silence = \"2s\" }";
