@@ -26,6 +26,8 @@ use std::time::Duration;
 
 pub const KEEPER: &str = "oracle";
 pub const TTL: Duration = Duration::from_secs(2);
+/// Where leases are not the story: none ends, and no guard is missed, because a process had no turn for some hundred milliseconds.
+pub const CALM: &str = "6s";
 /// `ttl − drift`: no evidence of a cut-off child may be younger (DESIGN 3).
 pub const VALID: Duration = Duration::from_millis(1978);
 /// One extension period: a fault at a random moment of it meets every phase of a term.

@@ -4,7 +4,7 @@ use super::{Scenario, scenario};
 use crate::checker::Life;
 use crate::clock::{boot_ns, nanos};
 use crate::step::{Step, check, failure};
-use crate::trial::{KEEPER, Setup, Trial, millis, secs};
+use crate::trial::{CALM, KEEPER, Setup, Trial, millis, secs};
 use std::collections::BTreeMap;
 
 pub const ALL: &[Scenario] = &[
@@ -47,7 +47,7 @@ const QUICK_TO_GIVE_UP: &str = "restart_delay = \"50ms\"\nrestart_delay_max = \"
 fn crash_restart(t: &mut Trial) -> Step {
     let child = vec!["--crash", "300", "7"];
     let lines = "restart_delay = \"50ms\"\nrestart_delay_max = \"100ms\"\ngive_up_after = 100";
-    let first = t.begin(Setup { child, keeper_lines: lines, ..Setup::default() })?;
+    let first = t.begin(Setup { child, keeper_lines: lines, ttl: CALM, ..Setup::default() })?;
     let began = boot_ns();
     let mut lives = t.witness.lives(KEEPER);
     while lives.len() < 9 {
@@ -63,7 +63,7 @@ fn crash_restart(t: &mut Trial) -> Step {
 
 fn crash_loop(t: &mut Trial) -> Step {
     let child = vec!["--crash", "0", "7"];
-    t.begin(Setup { child, keeper_lines: QUICK_TO_GIVE_UP, ..Setup::default() })?;
+    t.begin(Setup { child, keeper_lines: QUICK_TO_GIVE_UP, ttl: CALM, ..Setup::default() })?;
     t.pause(secs(5));
     let end = boot_ns() + nanos(secs(20));
     let mut lives;
@@ -93,7 +93,7 @@ fn crash_loop(t: &mut Trial) -> Step {
 
 fn crash_loop_one_host(t: &mut Trial) -> Step {
     let command_of = vec![("a", vec!["--crash", "0", "7"])];
-    t.prepare(Setup { command_of, keeper_lines: QUICK_TO_GIVE_UP, ..Setup::default() })?;
+    t.prepare(Setup { command_of, keeper_lines: QUICK_TO_GIVE_UP, ttl: CALM, ..Setup::default() })?;
     t.start_nodes()?;
     t.start("a")?;
     let first = t.first_child()?;
@@ -104,7 +104,7 @@ fn crash_loop_one_host(t: &mut Trial) -> Step {
 
 fn no_such_command(t: &mut Trial) -> Step {
     let command_of = vec![("a", vec!["/nonexistent/keeper", "--really"])];
-    t.prepare(Setup { command_of, keeper_lines: QUICK_TO_GIVE_UP, ..Setup::default() })?;
+    t.prepare(Setup { command_of, keeper_lines: QUICK_TO_GIVE_UP, ttl: CALM, ..Setup::default() })?;
     t.start_nodes()?;
     t.start("a")?;
     t.log_says("a", "/nonexistent/keeper")?;
@@ -118,7 +118,7 @@ fn no_such_command(t: &mut Trial) -> Step {
 fn no_such_command_anywhere(t: &mut Trial) -> Step {
     let missing = vec!["/nonexistent/keeper"];
     let command_of = vec![("a", missing.clone()), ("b", missing)];
-    t.prepare(Setup { command_of, keeper_lines: QUICK_TO_GIVE_UP, ..Setup::default() })?;
+    t.prepare(Setup { command_of, keeper_lines: QUICK_TO_GIVE_UP, ttl: CALM, ..Setup::default() })?;
     t.start_nodes()?;
     t.start_all()?;
     let begun = boot_ns();
@@ -141,7 +141,7 @@ fn no_such_command_anywhere(t: &mut Trial) -> Step {
 }
 
 fn shouting(t: &mut Trial) -> Step {
-    let child = t.begin(Setup { child: vec!["--shout"], ..Setup::default() })?;
+    let child = t.begin(Setup { child: vec!["--shout"], ttl: CALM, ..Setup::default() })?;
     let daemon = t.daemon(&Trial::holder_of(&child))?.pid();
     let rss = || crate::procs::rss_kib(daemon).ok_or_else(|| failure("the daemon is gone"));
     t.runs_on(&child, millis(500))?;

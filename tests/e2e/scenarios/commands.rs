@@ -3,7 +3,7 @@
 use super::{Scenario, scenario};
 use crate::clock::boot_ns;
 use crate::step::{Step, check};
-use crate::trial::{KEEPER, Setup, Trial, millis, secs};
+use crate::trial::{CALM, KEEPER, Setup, Trial, millis, secs};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub fn other(host: &str) -> &'static str {
 }
 
 fn step_down(t: &mut Trial) -> Step {
-    let old = t.begin(Setup::default())?;
+    let old = t.begin(Setup { ttl: CALM, ..Setup::default() })?;
     let holder = Trial::holder_of(&old);
     t.held_by_all()?;
     say(t, other(&holder), &["step-down", KEEPER])?.is(1, "", &format!("it runs on {holder}"))?;
@@ -71,7 +71,7 @@ fn step_down(t: &mut Trial) -> Step {
 }
 
 fn pause(t: &mut Trial) -> Step {
-    let old = t.begin(Setup::default())?;
+    let old = t.begin(Setup { ttl: CALM, ..Setup::default() })?;
     let (holder, peer) = (Trial::holder_of(&old), other(&Trial::holder_of(&old)));
     let at = boot_ns();
     say(t, &holder, &["stop", KEEPER])?.is(0, &format!("{KEEPER}: paused; it runs on {peer}"), "")?;
@@ -89,7 +89,7 @@ fn pause(t: &mut Trial) -> Step {
 }
 
 fn restart(t: &mut Trial) -> Step {
-    let old = t.begin(Setup::default())?;
+    let old = t.begin(Setup { ttl: CALM, ..Setup::default() })?;
     let holder = Trial::holder_of(&old);
     say(t, other(&holder), &["restart", KEEPER])?.is(1, "", "nothing to restart")?;
     let at = boot_ns();
@@ -106,7 +106,7 @@ const MANY: [&str; 20] = [
 
 fn drain(t: &mut Trial) -> Step {
     // So many children and guards are a load of their own: leases must outlast it.
-    let (ttl, child) = ("6s", vec!["--tick", "20"]);
+    let (ttl, child) = (CALM, vec!["--tick", "20"]);
     let old = t.begin(Setup { keepers: MANY.to_vec(), ttl, child, ..Setup::default() })?;
     let holder = Trial::holder_of(&old);
     let peer = other(&holder);
@@ -126,7 +126,7 @@ fn drain(t: &mut Trial) -> Step {
 
 fn local(t: &mut Trial) -> Step {
     // So that a command's millisecond is over long before the child is killed.
-    let (ttl, keeper_lines) = ("6s", "stop_timeout = \"800ms\"");
+    let (ttl, keeper_lines) = (CALM, "stop_timeout = \"800ms\"");
     let child = vec!["--ignore-term"];
     let setup = Setup { hosts: vec!["a"], nodes: 0, child, ttl, keeper_lines, ..Setup::default() };
     let first = t.begin(setup)?;

@@ -8,7 +8,7 @@ use crate::clock::{boot_ns, ms, nanos};
 use crate::procs;
 use crate::proxy::Port;
 use crate::step::{Step, check};
-use crate::trial::{KEEPER, Setup, Trial, millis, secs};
+use crate::trial::{CALM, KEEPER, Setup, Trial, millis, secs};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ fn command(t: &mut Trial) -> Step {
                   interval = \"500ms\", failures = 2 }";
     let child = vec!["--ignore-term", "--grandchild"];
     let lines = lines(&format!("stop_timeout = \"200ms\"\n{health}"));
-    let old = t.begin(Setup { child, keeper_lines: lines, ..Setup::default() })?;
+    let old = t.begin(Setup { child, keeper_lines: lines, ttl: CALM, ..Setup::default() })?;
     t.runs_on(&old, secs(2))?;
     t.random_moment();
     let at = create(t, "sick")?;
@@ -102,7 +102,7 @@ fn gives_up(t: &mut Trial) -> Step {
     let sick = format!(
         "health = {{ command = [\"sh\", \"-c\", \"! test -e sick-{HOST}\"], interval = \"300ms\", failures = 2 }}"
     );
-    let old = t.begin(Setup { keeper_lines: lines(&sick), ..Setup::default() })?;
+    let old = t.begin(Setup { keeper_lines: lines(&sick), ttl: CALM, ..Setup::default() })?;
     let host = Trial::holder_of(&old);
     t.runs_on(&old, secs(1))?;
     let at = create(t, &format!("sick-{host}"))?;
@@ -134,7 +134,7 @@ fn http(t: &mut Trial) -> Step {
     serve(listener, Arc::clone(&sick));
     let url = format!("http://{address}/healthz");
     let health = format!("health = {{ http = \"{url}?deep=1\", interval = \"500ms\", failures = 2 }}");
-    let old = t.begin(Setup { keeper_lines: lines(&health), ..Setup::default() })?;
+    let old = t.begin(Setup { keeper_lines: lines(&health), ttl: CALM, ..Setup::default() })?;
     t.runs_on(&old, secs(2))?;
     let at = t.note("503 from now on");
     sick.store(true, Ordering::Relaxed);
@@ -150,7 +150,7 @@ fn tcp(t: &mut Trial) -> Step {
     let (_port, listener) = Port::reserve()?;
     let address = listener.local_addr()?;
     let health = format!("health = {{ tcp = \"{address}\", interval = \"500ms\", failures = 2 }}");
-    let old = t.begin(Setup { keeper_lines: lines(&health), ..Setup::default() })?;
+    let old = t.begin(Setup { keeper_lines: lines(&health), ttl: CALM, ..Setup::default() })?;
     t.runs_on(&old, secs(2))?;
     let at = t.note("nobody listens from now on");
     drop(listener);
@@ -168,6 +168,7 @@ fn silence(t: &mut Trial) -> Step {
     let old = t.begin(Setup {
         child: vec!["--run", "for i in $(seq 15); do echo still at it; sleep 0.1; done"],
         keeper_lines,
+        ttl: CALM,
         ..Setup::default()
     })?;
     let new = restarted(t, &old, old.start + 1, "health: no output for 1s", |_| Ok(()))?;
@@ -180,7 +181,7 @@ fn silence(t: &mut Trial) -> Step {
 fn ready(t: &mut Trial) -> Step {
     let test = format!("command = [\"sh\", \"-c\", \"test -e ready-{HOST}\"], interval = \"100ms\"");
     let probes = format!("ready = {{ {test}, failures = 2 }}\nhealth = {{ {test} }}");
-    t.prepare(Setup { keeper_lines: lines(&probes), ..Setup::default() })?;
+    t.prepare(Setup { keeper_lines: lines(&probes), ttl: CALM, ..Setup::default() })?;
     create(t, "ready-b")?;
     t.start_nodes()?;
     t.start("a")?;
@@ -199,7 +200,7 @@ fn standby(t: &mut Trial) -> Step {
         "health = {{ command = [\"sh\", \"-c\", \"test -e fit-{HOST}\"], standby = true, interval = \"100ms\", \
          failures = 2 }}"
     );
-    t.prepare(Setup { keeper_lines: lines(&fit), ..Setup::default() })?;
+    t.prepare(Setup { keeper_lines: lines(&fit), ttl: CALM, ..Setup::default() })?;
     t.start_nodes()?;
     t.start_all()?;
     t.pause(secs(2));
@@ -228,7 +229,7 @@ fn hangs(t: &mut Trial) -> Step {
         "health = {{ command = [\"sh\", \"-c\", \"test ! -e sick || {{ {hang}; }}\"], interval = \"500ms\", \
          timeout = \"1s\", failures = 2 }}"
     );
-    let old = t.begin(Setup { keeper_lines: lines(&health), ..Setup::default() })?;
+    let old = t.begin(Setup { keeper_lines: lines(&health), ttl: CALM, ..Setup::default() })?;
     let host = Trial::holder_of(&old);
     let daemon = t.daemon(&host)?.pid();
     let hanging = || procs::descendants(daemon).iter().filter(|p| p.cmdline == "sleep 4711").count();

@@ -4,7 +4,7 @@ use super::{Scenario, scenario};
 use crate::checker::Life;
 use crate::clock::{boot_ns, ms, nanos};
 use crate::step::{Step, check, failure};
-use crate::trial::{AT_ONCE, KEEPER, LONG, Setup, Trial, millis, secs};
+use crate::trial::{AT_ONCE, CALM, KEEPER, LONG, Setup, Trial, millis, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::Duration;
@@ -95,7 +95,7 @@ fn log_says(t: &mut Trial, child: &Life, words: &str) -> Step {
 fn told(t: &mut Trial) -> Step {
     let keeper_lines = lines(t, "");
     // It has a second to end by itself.
-    let (ttl, child) = ("6s", vec!["--linger", "100"]);
+    let (ttl, child) = (CALM, vec!["--linger", "100"]);
     let old = t.begin(Setup { keeper_lines, child, ttl, ..Setup::default() })?;
     let acquired = wait_for(t, "on_acquired", old.token, LONG)?;
     check(acquired.keeper == KEEPER && acquired.reason == "won", format!("{acquired:?}"))?;
@@ -118,7 +118,7 @@ fn told(t: &mut Trial) -> Step {
 fn crash(t: &mut Trial) -> Step {
     let rules = "restart_delay = \"50ms\"\ngive_up_after = 2\ngive_up_window = \"1m\"\ncooldown = \"1s\"";
     let keeper_lines = lines(t, rules);
-    let old = t.begin(Setup { keeper_lines, ..Setup::default() })?;
+    let old = t.begin(Setup { keeper_lines, ttl: CALM, ..Setup::default() })?;
     kill(Pid::from_raw(old.pid), Signal::SIGABRT)?;
     let again = t.next_child(old.end + 1, LONG)?;
     check(again.token == old.token, "a restart within the term")?;
@@ -134,7 +134,7 @@ fn crash(t: &mut Trial) -> Step {
 fn hang(t: &mut Trial) -> Step {
     const HANG: &str = "[\"sh\", \"-c\", \"trap '' TERM; setsid sleep 1000 & sleep 1000\"]";
     let keeper_lines = format!("on_acquired = {HANG}\non_lost = {HANG}\nhook_timeout = \"300ms\"").leak();
-    let old = t.begin(Setup { keeper_lines, ..Setup::default() })?;
+    let old = t.begin(Setup { keeper_lines, ttl: CALM, ..Setup::default() })?;
     t.runs_on(&old, secs(2))?;
     log_says(t, &old, "hook failed: not done after 300ms")?;
     let at = t.signal(&Trial::holder_of(&old), Signal::SIGTERM)?;
@@ -150,7 +150,7 @@ fn hang(t: &mut Trial) -> Step {
 fn fail(t: &mut Trial) -> Step {
     let keeper_lines =
         "on_acquired = [\"sh\", \"-c\", \"echo oops >&2; exit 3\"]\non_lost = [\"/nonexistent/hook\"]";
-    let old = t.begin(Setup { keeper_lines, ..Setup::default() })?;
+    let old = t.begin(Setup { keeper_lines, ttl: CALM, ..Setup::default() })?;
     t.runs_on(&old, secs(1))?;
     log_says(t, &old, "hook failed: exit code 3")?;
     log_says(t, &old, "on_acquired ! oops")?;
@@ -162,7 +162,7 @@ fn fail(t: &mut Trial) -> Step {
 
 fn cut_off(t: &mut Trial) -> Step {
     let keeper_lines = "on_lost = [\"sh\", \"-c\", \"trap '' TERM; sleep 1000\"]";
-    let old = t.begin(Setup { keeper_lines, hosts: vec!["a"], ..Setup::default() })?;
+    let old = t.begin(Setup { keeper_lines, hosts: vec!["a"], ttl: CALM, ..Setup::default() })?;
     let at = t.signal("a", Signal::SIGTERM)?;
     let status = t.daemon("a")?.await_exit(secs(4))?;
     let took = boot_ns() - at;

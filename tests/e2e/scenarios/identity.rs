@@ -3,7 +3,7 @@
 use super::{Scenario, scenario};
 use crate::clock::{boot_ns, ms, nanos};
 use crate::step::{Step, check, failure, skipped};
-use crate::trial::{KEEPER, LONG, Setup, Trial, millis, secs};
+use crate::trial::{CALM, KEEPER, LONG, Setup, Trial, millis, secs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -33,7 +33,7 @@ pub const ALL: &[Scenario] = &[
 fn one_host_cannot(t: &mut Trial, line: &'static str, why: &str) -> Step {
     let lines_of = vec![("a", line)];
     let keeper_lines = "cooldown = \"2s\"";
-    t.prepare(Setup { keeper_lines, lines_of, ..Setup::default() })?;
+    t.prepare(Setup { keeper_lines, lines_of, ttl: CALM, ..Setup::default() })?;
     t.start_nodes()?;
     t.start("a")?;
     t.status_shows("a", "its cooldown", |keeper| keeper["role"] == "cooldown")?;

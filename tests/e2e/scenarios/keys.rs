@@ -4,7 +4,7 @@ use super::nodes::quarantined;
 use super::{Scenario, scenario};
 use crate::clock::{boot_ns, ms};
 use crate::step::{Step, check};
-use crate::trial::{QUARANTINE, Setup, TTL, Trial, millis, secs};
+use crate::trial::{CALM, QUARANTINE, Setup, TTL, Trial, millis, secs};
 use nix::sys::signal::Signal;
 
 pub const ALL: &[Scenario] = &[
@@ -22,11 +22,10 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario("delete_one", "the lock deleted on one node: nothing happens, and it is put back", delete_one),
     scenario("delete_all", "the lock deleted on all nodes: a clean hand-over", |t| {
-        delete_all(t, Setup::default())
+        delete_all(t, Setup { ttl: CALM, ..Setup::default() })
     }),
     scenario("delete_all_lingering", "the same, and the child takes 200 ms to stop", |t| {
-        // And would have a second.
-        delete_all(t, Setup { child: vec!["--linger", "200"], ttl: "6s", ..Setup::default() })
+        delete_all(t, Setup { child: vec!["--linger", "200"], ttl: CALM, ..Setup::default() })
     }),
 ];
 
