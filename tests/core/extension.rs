@@ -260,7 +260,6 @@ fn holders_do_not_keep_step_after_a_node_has_come_back_for_all_of_them() {
             world.pass(ms(1));
         }
         pauses.push(world.at().since(renewed));
-        // Told apart from those of other hosts by the clock, and from one another not at all: they share their writes.
         assert!(world.at().since(world.at().floor(grid)) <= ms(1), "{:?}", world.at());
         for node in NODES {
             world.extend(node, ExtendAnswer::Ok);
@@ -270,6 +269,29 @@ fn holders_do_not_keep_step_after_a_node_has_come_back_for_all_of_them() {
     pauses.sort_unstable();
     assert!(pauses[0] >= ms(500) - grid && pauses[19] <= ms(1_001), "{pauses:?}");
     assert!(pauses[19] - pauses[0] > ms(250), "{pauses:?}");
+}
+
+#[test]
+fn a_node_that_comes_back_hastens_one_extension_and_no_later_one() {
+    let mut world = World::leading();
+    world.node(FromNode::Change { node: C, change: NodeChange::Lost });
+    world.pass(ms(100));
+    world.node(FromNode::Change { node: C, change: NodeChange::Serving });
+    let mut at = Vec::new();
+    for _ in 0..5 {
+        for node in NODES {
+            world.extend(node, ExtendAnswer::Ok);
+        }
+        world.forget();
+        while world.asked_kinds().is_empty() {
+            world.pass(ms(1));
+        }
+        at.push(world.at());
+    }
+    for pair in at.windows(2) {
+        let pause = pair[1].since(pair[0]);
+        assert!(pause >= ms(998) && pause <= ms(1_001), "{at:?}");
+    }
 }
 
 #[test]

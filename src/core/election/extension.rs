@@ -15,8 +15,15 @@ use std::time::Duration;
 
 /// An evicted holder asks again at this pace whether somebody else has come (R6).
 const RECHECK_EVERY: Duration = Duration::from_millis(20);
+/// Moments in the time between two extensions.
+const GRID: u32 = 32;
 /// Extension rounds whose late answers still count.
 const ROUNDS_KEPT: usize = 4;
+
+/// Keepers of one host with one ttl extend at the same moments of its clock, so that they share their writes.
+fn on_grid(at: Instant, cx: &Context) -> Instant {
+    at.floor(cx.settings.timing.extend_every() / GRID)
+}
 
 /// What extension rounds are for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -44,6 +51,8 @@ pub(super) struct Extension {
     pub purpose: Purpose,
     pub round: Option<Round<ExtendAnswer>>,
     pub judged: bool,
+    /// A node came back, so the next one is sooner than it was to be.
+    pub hastened: bool,
     /// A node came back during the round: follow it with another.
     pub again: bool,
     /// Validity before the round: a repair may not arrive later.
@@ -63,10 +72,11 @@ impl Extension {
     pub fn of_lease(t0: Instant, valid_until: Instant, cx: &Context) -> Self {
         Extension {
             care: Care::Extend,
-            next: t0 + cx.settings.timing.extend_every(),
+            next: on_grid(t0 + cx.settings.timing.extend_every(), cx),
             purpose: Purpose::Extend,
             round: None,
             judged: false,
+            hastened: false,
             again: false,
             repair_before: valid_until,
             recent: [RoundId::default(); ROUNDS_KEPT],
@@ -185,6 +195,7 @@ impl Term {
     pub fn node_serves(&mut self, cx: &Context, now: Instant, node: NodeId) {
         let sent = self.extension.round.as_ref().map(|round| round.ticket.sent);
         let earliest = sent.map_or(now, |sent| now.max(sent + cx.settings.timing.retry_gap()));
+        self.extension.hastened |= earliest < self.extension.next;
         self.extension.next = self.extension.next.min(earliest);
         // A round under way did not ask this node: one more must follow it.
         self.extension.again = sent.is_some() && !self.extension.judged;
@@ -247,17 +258,16 @@ impl Term {
             (Care::Extend, Purpose::Check) | (Care::Lost, _) => {}
             (Care::Extend, Purpose::Extend) => {
                 let Some(round) = &self.extension.round else { return };
-                let after = round.ticket.sent.since(self.extension.renewed_at);
-                self.extension.renewed_at = round.ticket.sent;
-                let next = round.ticket.sent + timing.extend_every();
+                let sent = round.ticket.sent;
+                self.extension.renewed_at = sent;
                 self.extension.next = if self.extension.again {
-                    round.ticket.sent + timing.retry_gap()
-                } else if after < timing.extend_every() {
-                    // A node came back, for all holders at once: they must not keep step from then on, or their leases would end together.
-                    // Those of one host keep to its grid, so that they still share their writes.
-                    (next - cx.jitter(timing.extend_every() / 2)).floor(timing.extend_every() / 32)
+                    sent + timing.retry_gap()
                 } else {
-                    next
+                    let next = sent + timing.extend_every();
+                    let hastened = std::mem::take(&mut self.extension.hastened);
+                    // For all holders at once: they must not keep step from then on, or their leases would end together.
+                    let sooner = if hastened { cx.jitter(timing.extend_every() / 2) } else { Duration::ZERO };
+                    on_grid(next - sooner, cx)
                 };
                 let missing: Vec<(NodeId, Option<Instant>)> = round
                     .said()
