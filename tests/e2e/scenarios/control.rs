@@ -119,14 +119,23 @@ fn from_reply(t: &mut Trial) -> Step {
     t.must_be_flagged = &[Fault::Overlap];
     // Its rounds are three seconds apart and take 1.8: time enough to cut it off between two.
     let setup = Setup { naive: Some(Naive::FromReply), ttl: "6s", proxied: true, ..Setup::default() };
-    let first = t.begin(setup)?;
+    t.prepare(setup)?;
+    t.start_nodes()?;
+    // Alone, or the other may take a node's vote and give it up: one that extends does not put it back.
+    t.start("a")?;
+    let first = t.first_child()?;
+    t.start("b")?;
     let host = Trial::holder_of(&first);
     t.set_links(&host, Mode::Delay(millis(300)));
     // It asks one node after the other: cut off when the last has extended and has answered, it believes in the most.
     let last = t.node_names().into_iter().max().unwrap_or('A');
-    let old = t.node(last).expires_at(&Trial::lock_key())?;
+    let expires = |t: &mut Trial| -> Step<u64> {
+        let expiry = t.node(last).expires_at(&Trial::lock_key())?;
+        expiry.ok_or_else(|| failure("the last node has no vote"))
+    };
+    let old = expires(t)?;
     let end = boot_ns() + nanos(LONG);
-    while t.node(last).expires_at(&Trial::lock_key())? < old.map(|old| old + nanos(millis(500))) {
+    while expires(t)? < old + nanos(millis(500)) {
         check(boot_ns() < end, "the naive daemon does not extend")?;
         t.pause(millis(2));
     }
