@@ -6,6 +6,7 @@ use keeperd::core::request::{
     AcquireAnswer, Answer, ExtendAnswer, FromNode, LookAnswer, NodeChange, RepairAnswer, Request,
 };
 use keeperd::core::restart::RestartRules;
+use keeperd::core::time::Instant;
 use std::time::Duration;
 
 /// At the moment of the first extension, its requests out.
@@ -233,61 +234,84 @@ fn a_check_does_not_prolong_the_lease() {
     assert_eq!(world.election.valid_until(), until);
 }
 
-#[test]
-fn a_node_that_comes_back_is_extended_at_once() {
-    let mut world = World::leading();
+/// With ttl 2 s.
+const GRID: Duration = Duration::from_nanos(1_000_000_000 / 32);
+
+/// A node is away for a tenth of a second.
+fn comes_back(world: &mut World) {
     world.node(FromNode::Change { node: C, change: NodeChange::Lost });
     world.pass(ms(100));
     world.node(FromNode::Change { node: C, change: NodeChange::Serving });
+}
+
+/// The round that is asked for is renewed by all; when the next begins, to the millisecond.
+fn next_round(world: &mut World) -> Instant {
+    for node in NODES {
+        world.extend(node, ExtendAnswer::Ok);
+    }
+    world.forget();
+    while world.asked_kinds().is_empty() {
+        world.pass(ms(1));
+    }
+    world.at()
+}
+
+fn is_on_the_grid(at: Instant) -> bool {
+    at.since(at.floor(GRID)) <= ms(1)
+}
+
+#[test]
+fn a_node_that_comes_back_is_extended_at_once() {
+    let mut world = World::leading();
+    comes_back(&mut world);
     assert_eq!(world.asked_kinds(), [(A, "extend"), (B, "extend"), (C, "extend")]);
+}
+
+#[test]
+fn whenever_a_host_is_elected_it_extends_at_the_same_moments_of_its_clock() {
+    for begins_ms in [1, 7, 20, 30] {
+        let mut world = World::new(RestartRules::default());
+        world.pass(ms(begins_ms));
+        world.elect();
+        let elected = world.at();
+        world.child_runs();
+        world.forget();
+        while world.asked_kinds().is_empty() {
+            world.pass(ms(1));
+        }
+        let first = world.at();
+        let sooner = (elected + ms(1_001)).since(first);
+        assert!(is_on_the_grid(first) && sooner <= GRID + ms(1), "{begins_ms} ms: {first:?}");
+        let second = next_round(&mut world);
+        assert!(is_on_the_grid(second) && second.since(first) >= ms(998), "{first:?} {second:?}");
+    }
 }
 
 #[test]
 fn holders_do_not_keep_step_after_a_node_has_come_back_for_all_of_them() {
     let mut world = World::leading();
-    let grid = ms(1_000) / 32;
     let mut pauses = Vec::new();
     for _ in 0..20 {
-        world.node(FromNode::Change { node: C, change: NodeChange::Lost });
-        world.pass(ms(100));
-        world.node(FromNode::Change { node: C, change: NodeChange::Serving });
-        for node in NODES {
-            world.extend(node, ExtendAnswer::Ok);
-        }
-        world.forget();
+        comes_back(&mut world);
         let renewed = world.at();
-        while world.asked_kinds().is_empty() {
-            world.pass(ms(1));
-        }
-        pauses.push(world.at().since(renewed));
-        assert!(world.at().since(world.at().floor(grid)) <= ms(1), "{:?}", world.at());
+        let next = next_round(&mut world);
+        pauses.push(next.since(renewed));
+        assert!(is_on_the_grid(next), "{next:?}");
         for node in NODES {
             world.extend(node, ExtendAnswer::Ok);
         }
         world.forget();
     }
     pauses.sort_unstable();
-    assert!(pauses[0] >= ms(500) - grid && pauses[19] <= ms(1_001), "{pauses:?}");
+    assert!(pauses[0] >= ms(500) - GRID && pauses[19] <= ms(1_001), "{pauses:?}");
     assert!(pauses[19] - pauses[0] > ms(250), "{pauses:?}");
 }
 
 #[test]
 fn a_node_that_comes_back_hastens_one_extension_and_no_later_one() {
     let mut world = World::leading();
-    world.node(FromNode::Change { node: C, change: NodeChange::Lost });
-    world.pass(ms(100));
-    world.node(FromNode::Change { node: C, change: NodeChange::Serving });
-    let mut at = Vec::new();
-    for _ in 0..5 {
-        for node in NODES {
-            world.extend(node, ExtendAnswer::Ok);
-        }
-        world.forget();
-        while world.asked_kinds().is_empty() {
-            world.pass(ms(1));
-        }
-        at.push(world.at());
-    }
+    comes_back(&mut world);
+    let at: Vec<Instant> = (0..5).map(|_| next_round(&mut world)).collect();
     for pair in at.windows(2) {
         let pause = pair[1].since(pair[0]);
         assert!(pause >= ms(998) && pause <= ms(1_001), "{at:?}");
