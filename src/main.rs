@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 fn main() {
     // A guard or a releaser is this binary again; it must not come near threads, arguments or logging.
-    guard::main_if_guard(lock::redis::releaser_main);
+    guard::main_if_guard(|spec| lock::redis::releaser_main(spec, lock::redis::RELEASE_LIMIT));
     let cli = Cli::from_arguments().unwrap_or_else(|code| exit(code));
     let env = Env::from_process();
     let out = &mut io::stdout();

@@ -6,7 +6,7 @@ use super::server::{Server, Version};
 use keeperd::core::lease::{FencingToken, Value};
 use keeperd::core::request::*;
 use keeperd::lock::redis::{
-    NodeState, NodeStatus, ReleaseSpec, release_everywhere, releaser_main, releaser_within,
+    NodeState, NodeStatus, RELEASE_LIMIT, ReleaseSpec, release_everywhere, releaser_main,
 };
 use std::time::Duration;
 
@@ -361,10 +361,10 @@ sentence! {
         };
         let fd = sealed(&spec);
         // With more time than a guard has, so that it is not the machine's stalls that are judged.
-        assert_eq!(std::thread::spawn(move || releaser_within(fd, LONG)).join().expect("no panic"), 0);
+        assert_eq!(std::thread::spawn(move || releaser_main(fd, LONG)).join().expect("no panic"), 0);
         assert_eq!(server.run::<i64>(&["EXISTS", KEY, SHADOW]), 0);
         drop(second);
         let fd = sealed(&spec);
-        assert_eq!(std::thread::spawn(move || releaser_main(fd)).join().expect("no panic"), 1);
+        assert_eq!(std::thread::spawn(move || releaser_main(fd, RELEASE_LIMIT)).join().expect("no panic"), 1);
     }
 }

@@ -22,7 +22,7 @@ mod unwanted;
 pub use access::{Access, Address, BadPem, ClientPem, Login, Part, Pem};
 pub use endpoint::{Connected, Endpoint};
 pub use operate::{ByNode, Evicted, LEASE_UNKNOWN, Operator, Sight};
-pub use release::{ReleaseSpec, release_everywhere, releaser_main, releaser_within};
+pub use release::{RELEASE_LIMIT, ReleaseSpec, release_everywhere, releaser_main};
 
 use crate::core::lease::{NodeId, Quorum};
 use crate::core::request::{FromNode, NodeChange};

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// A guard waits this long for its last deed (R20).
-const LIMIT: Duration = Duration::from_millis(500);
+pub const RELEASE_LIMIT: Duration = Duration::from_millis(500);
 /// After a quorum, for those whose answer is on its way: a vote left behind costs the next holder a repair.
 const GRACE: Duration = Duration::from_millis(10);
 /// No honest specification is larger.
@@ -77,12 +77,7 @@ async fn release_at(endpoint: Endpoint, release: Invocation, limit: Duration) ->
 }
 
 /// Body of the releaser: reads a [`ReleaseSpec`] as JSON from the sealed memfd and carries it out. Exit status 0 if a quorum answered.
-pub fn releaser_main(spec: OwnedFd) -> i32 {
-    releaser_within(spec, LIMIT)
-}
-
-/// [`releaser_main`] with another limit.
-pub fn releaser_within(spec: OwnedFd, limit: Duration) -> i32 {
+pub fn releaser_main(spec: OwnedFd, limit: Duration) -> i32 {
     let mut file = File::from(spec);
     let mut json = String::new();
     let read = file.rewind().and_then(|()| file.take(SPEC_MAX).read_to_string(&mut json));
